@@ -1,0 +1,11 @@
+"""The networks: ``DynamicResNet`` (the supernet), ``DATAResNet`` (one network of it) and an adapter per framework.
+
+The adapters (``data_plugin.backbones.detectron2``, ``data_plugin.backbones.mmdet``) import their framework and are
+imported only by name.
+"""
+
+from data_plugin.backbones.data_resnet import DATAResNet
+from data_plugin.backbones.dynamic_resnet import DynamicResNet
+from data_plugin.backbones.extract import extract
+
+__all__ = ["DATAResNet", "DynamicResNet", "extract"]

@@ -1,0 +1,159 @@
+"""The supernet: one set of weights whose first channels and blocks are every network of a search space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from data_plugin.arch import EXPANSION, STAGES, Arch
+from data_plugin.backbones.bottleneck import initialise
+from data_plugin.backbones.freezing import freeze_stages
+from data_plugin.backbones.sliced import SlicedBatchNorm2d, SlicedConv2d
+from data_plugin.cost import STRIDES
+from data_plugin.errors import UserError
+from data_plugin.space import SearchSpace
+
+
+class DynamicBottleneck(nn.Module):
+    """A bottleneck that runs at any width up to its own.
+
+    Args:
+        in_channels: most channels that the input may have.
+        width: most channels that the 3x3 convolution may have.
+        stride: stride of the 3x3 convolution.
+        dilation: dilation of the 3x3 convolution.
+        shortcut: whether a 1x1 convolution carries the input to the block's output shape.
+    """
+
+    def __init__(self, in_channels: int, width: int, stride: int, dilation: int, shortcut: bool) -> None:
+        super().__init__()
+        out_channels = EXPANSION * width
+        self.conv1 = SlicedConv2d(in_channels, width, 1, bias=False)
+        self.bn1 = SlicedBatchNorm2d(width)
+        self.conv2 = SlicedConv2d(width, width, 3, stride, padding=dilation, dilation=dilation, bias=False)
+        self.bn2 = SlicedBatchNorm2d(width)
+        self.conv3 = SlicedConv2d(width, out_channels, 1, bias=False)
+        self.bn3 = SlicedBatchNorm2d(out_channels)
+        self.downsample = (
+            nn.ModuleList([SlicedConv2d(in_channels, out_channels, 1, stride, bias=False), SlicedBatchNorm2d(out_channels)])
+            if shortcut
+            else None
+        )
+
+    def forward(self, x: Tensor, width: int) -> Tensor:
+        """Map (N, C, H, W) to (N, 4 * width, H / stride, W / stride)."""
+        out = F.relu(self.bn1(self.conv1(x, width)), inplace=True)
+        out = F.relu(self.bn2(self.conv2(out, width)), inplace=True)
+        out = self.bn3(self.conv3(out, EXPANSION * width))
+        if self.downsample is not None:
+            convolution, norm = self.downsample
+            x = norm(convolution(x, EXPANSION * width))
+        return F.relu(out + x, inplace=True)
+
+
+class DynamicResNet(nn.Module):
+    """A weight-sharing ResNet that runs any network inside its space's largest (DATA, section 3.2).
+
+    The architecture is an argument of every call and never state: two calls with different architectures may
+    follow each other, or run at once, without preparation. Parameters have torchvision's names and the shapes
+    of the largest network; a smaller one is the first channels of every layer and the first blocks of every stage.
+
+    Args:
+        space: the search space; only its largest network decides what runs, on the space's grid or off it.
+        strides: strides of the four stages.
+        dilations: dilations of the 3x3 convolutions of the four stages.
+        frozen_stages: -1 freezes nothing, 0 the stem, n the stem and stages 1 to n.
+        with_cp: recompute blocks in the backward pass instead of keeping their activations.
+
+    Example:
+        >>> supernet = DynamicResNet(SearchSpace.micro())
+        >>> c2, c3, c4, c5 = supernet(torch.rand(1, 3, 64, 64), SearchSpace.micro().smallest)
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        strides: Sequence[int] = STRIDES,
+        dilations: Sequence[int] = (1, 1, 1, 1),
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+    ) -> None:
+        super().__init__()
+        self.space = space
+        self.with_cp = with_cp
+        self.frozen_stages = frozen_stages
+        largest = space.largest
+        self.conv1 = SlicedConv2d(3, largest.stem, 7, 2, padding=3, bias=False)
+        self.bn1 = SlicedBatchNorm2d(largest.stem)
+        incoming = largest.stem
+        for index in range(STAGES):
+            width, blocks = largest.width[index], []
+            for block in range(largest.depth[index]):
+                stride = strides[index] if block == 0 else 1
+                blocks.append(DynamicBottleneck(incoming, width, stride, dilations[index], shortcut=block == 0))
+                incoming = EXPANSION * width
+            self.add_module(f"layer{index + 1}", nn.ModuleList(blocks))
+        initialise(self)
+        freeze_stages(self, frozen_stages)
+
+    def stem(self, x: Tensor, width: int) -> Tensor:
+        """Map images (N, 3, H, W) to the stem's features (N, width, H / 4, W / 4)."""
+        x = F.relu(self.bn1(self.conv1(x, width)), inplace=True)
+        return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+
+    def stage(self, index: int, x: Tensor, width: int, depth: int, start: int = 0) -> Tensor:
+        """Run blocks ``start`` to ``depth`` of one stage.
+
+        A stage of depth 4 passes through the output of depth 2, so ``stage(i, stage(i, x, w, 2), w, 4, start=2)``
+        equals ``stage(i, x, w, 4)``.
+
+        Args:
+            index: which stage, 0 to 3.
+            x: the stage's input where ``start`` is 0, else its output at depth ``start``.
+            width: channels of the 3x3 convolutions.
+            depth: number of blocks of the stage.
+            start: blocks that ``x`` has already passed.
+
+        Returns:
+            The stage's features (N, 4 * width, H / stride, W / stride).
+        """
+        blocks = self.get_submodule(f"layer{index + 1}")
+        assert isinstance(blocks, nn.ModuleList)
+        for block in blocks[start:depth]:
+            if self.with_cp and torch.is_grad_enabled() and x.requires_grad:
+                x = checkpoint(block, x, width, use_reentrant=False)
+            else:
+                x = block(x, width)
+        return x
+
+    def forward(self, x: Tensor, arch: Arch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Run one network.
+
+        Args:
+            x: images (N, 3, H, W).
+            arch: the network, anything inside the space's largest.
+
+        Returns:
+            The feature maps C2 to C5, (N, 4 * width, H / s, W / s) with s = 4, 8, 16, 32 at the default strides.
+
+        Raises:
+            UserError: if ``arch`` does not fit inside the largest network.
+        """
+        if not arch.fits_inside(self.space.largest):
+            raise UserError(f"{arch} does not fit inside this supernet, whose largest network is {self.space.largest}")
+        x = self.stem(x, arch.stem)
+        features = []
+        for index in range(STAGES):
+            x = self.stage(index, x, arch.width[index], arch.depth[index])
+            features.append(x)
+        return features[0], features[1], features[2], features[3]
+
+    def train(self, mode: bool = True) -> DynamicResNet:
+        """Set training or evaluation mode; frozen stages stay in evaluation mode."""
+        super().train(mode)
+        freeze_stages(self, self.frozen_stages)
+        return self

@@ -1,0 +1,39 @@
+"""Cutting one network, with its weights, out of the supernet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from data_plugin.arch import Arch
+from data_plugin.backbones.data_resnet import DATAResNet
+from data_plugin.backbones.dynamic_resnet import DynamicResNet
+from data_plugin.backbones.sliced import leading_slice
+from data_plugin.errors import UserError
+
+
+def extract(supernet: DynamicResNet, arch: Arch, **options: Any) -> DATAResNet:
+    """One network of the supernet as plain modules, with a copy of the weights that it shares.
+
+    Args:
+        supernet: the supernet; it stays as it is.
+        arch: the network, anything inside the supernet's largest.
+        options: passed to :class:`DATAResNet`; to compute what the supernet computes, give the strides and
+            dilations that it has.
+
+    Returns:
+        The network, in the supernet's training or evaluation mode and on its device.
+
+    Raises:
+        UserError: if ``arch`` does not fit inside the largest network.
+    """
+    if not arch.fits_inside(supernet.space.largest):
+        raise UserError(f"{arch} does not fit inside this supernet, whose largest network is {supernet.space.largest}")
+    network = DATAResNet(arch, **options)
+    shared = supernet.state_dict()
+    network.load_state_dict(
+        {name: leading_slice(shared[name], value.shape) for name, value in network.state_dict().items()}
+    )
+    device = next(supernet.parameters()).device
+    return network.to(device=device, memory_format=torch.preserve_format).train(supernet.training)

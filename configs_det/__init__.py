@@ -1,0 +1,1 @@
+"""Detection configs in each framework's own format, one folder per framework."""

@@ -1,0 +1,1 @@
+"""Segmentation configs in each framework's own format, one folder per framework."""

@@ -1,0 +1,168 @@
+"""What search and fine-tuning ask of a detection framework, and how the framework is chosen.
+
+Every framework has one adapter, ``data_plugin.backbones.<framework>``, with the functions of :class:`Adapter`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from torch import Tensor
+
+from data_plugin.arch import Arch
+from data_plugin.errors import UserError
+from data_plugin.input_format import InputFormat
+
+DETECTION = ("detectron2", "mmdet")
+"""Frameworks for detection, in the order in which an installed one is taken."""
+
+INSTALL = {
+    "detectron2": "pip install --no-build-isolation 'data_plugin[detectron2]'",
+    "mmdet": "pip install --no-build-isolation 'data_plugin[openmmlab]'",
+}
+"""How each framework is installed."""
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Images as the framework's model would see them.
+
+    Args:
+        images: (N, 3, H, W), normalised by the framework and padded to one size at the right and bottom.
+        sizes: height and width of each image without the padding.
+        names: what identifies each image in its data set, such as a file name.
+    """
+
+    images: Tensor
+    sizes: Sequence[tuple[int, int]]
+    names: Sequence[str]
+
+
+class ImageBatches(Protocol):
+    """The images of a data set in a fixed order; iterating again starts again."""
+
+    def __iter__(self) -> Iterator[ImageBatch]: ...
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        ...
+
+
+class Adapter(Protocol):
+    """One framework, to search and fine-tune with; ``config`` is that framework's own config object throughout."""
+
+    def load_config(self, config: str, options: Sequence[str], data_root: Path | None) -> Any:
+        """Read a config.
+
+        Args:
+            config: a name under ``configs_det/<framework>/`` without its ending, or a path.
+            options: ``KEY=VALUE`` strings that change entries, in the framework's own keys.
+            data_root: the folder that holds the data sets, instead of the config's.
+
+        Raises:
+            UserError: if the name is unknown (the message lists the known ones), an option has no such key, or
+                the data root is missing or not of the data set's layout.
+        """
+        ...
+
+    def input_format(self, config: Any) -> InputFormat:
+        """Channel order and normalisation of the config's model."""
+        ...
+
+    def taps(self, config: Any) -> tuple[str, ...]:
+        """The feature maps that the config's model reads, such as ``("C5",)`` for a C4 detector."""
+        ...
+
+    def image_batches(self, config: Any, count: int | None, batch_size: int, seed: int) -> ImageBatches:
+        """The config's training images through the framework's own loader and test-time preprocessing, unlabelled.
+
+        Args:
+            config: the config.
+            count: draw this many images, reproducibly; None takes all.
+            batch_size: images per batch.
+            seed: seed of the draw.
+        """
+        ...
+
+    def write_config(self, config: Any, arch: Arch, weights: Path, path: Path) -> None:
+        """Write a self-contained config that trains ``arch`` from ``weights`` (a file beside it) as it is."""
+        ...
+
+    def finetune(
+        self, config: Any, out: Path, *, resume: bool = False, eval_only: bool = False, weights: Path | None = None
+    ) -> Mapping[str, float]:
+        """Train with the framework's own trainer and evaluate with its own evaluator.
+
+        Args:
+            config: a config that names an architecture.
+            out: folder of checkpoints and logs.
+            resume: go on from the last checkpoint in ``out``.
+            eval_only: evaluate only, ``weights`` or else the last checkpoint in ``out``.
+            weights: checkpoint of a whole detector.
+
+        Returns:
+            ``AP``, ``AP50`` and ``AP75`` in percent.
+
+        Raises:
+            UserError: if there is nothing to resume or evaluate, or the weights do not match.
+        """
+        ...
+
+
+CONFIG_ENDING = {"detectron2": ".yaml", "mmdet": ".py"}
+"""The file ending of each framework's configs."""
+
+
+def load_adapter(name: str | None, config: str, choices: Sequence[str] = DETECTION) -> tuple[str, Adapter]:
+    """The adapter of a framework.
+
+    Args:
+        name: the framework; None takes the one that the ending of ``config`` tells, else the first installed.
+        config: config name or path.
+        choices: frameworks to choose from, in order of preference.
+
+    Returns:
+        The framework's name and its adapter.
+
+    Raises:
+        UserError: if it is unknown or not installed; the message says what to install.
+    """
+    if name is None:
+        by_ending = [choice for choice in choices if config.endswith(CONFIG_ENDING[choice])]
+        installed = [choice for choice in by_ending or choices if importlib.util.find_spec(choice)]
+        name = next(iter(installed or by_ending), None)
+    if name is None:
+        raise UserError(
+            f"none of {', '.join(choices)} is installed; install one, for example with: {INSTALL[choices[-1]]}"
+        )
+    if name not in choices:
+        raise UserError(f"{name!r} is not a framework here; expected one of {', '.join(choices)}")
+    if importlib.util.find_spec(name) is None:
+        raise UserError(f"{name} is not installed; install it with: {INSTALL[name]}")
+    return name, cast(Adapter, importlib.import_module(f"data_plugin.backbones.{name}"))
+
+
+def config_path(config: str, folder: Path, framework: str) -> Path:
+    """The file of a config that is named or given as a path.
+
+    Args:
+        config: a file name in ``folder / framework`` without its ending, or a path.
+        folder: ``configs_det`` or ``configs_seg`` as installed.
+        framework: picks the sub-folder and the ending.
+
+    Raises:
+        UserError: if there is no such file; the message lists the known names.
+    """
+    ending = CONFIG_ENDING[framework]
+    named = folder / framework / f"{config}{ending}"
+    if named.is_file():
+        return named
+    if Path(config).is_file():
+        return Path(config)
+    known = sorted(file.stem for file in (folder / framework).glob(f"*{ending}"))
+    raise UserError(f"{config!r} is neither a file nor a {framework} config; known names: {', '.join(known)}")

@@ -1,0 +1,63 @@
+"""Package metadata, and the mapping of the top-level folders into one package."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+# Top-level folders of the checkout that are sub-packages of data_plugin once installed.
+MAPPED = ("backbones", "configs_det", "configs_seg", "tools")
+
+OPENMMLAB = [
+    "onedl-mmengine==0.10.12",
+    "onedl-mmcv==2.3.6",
+    "onedl-mmdetection==3.5.1",
+    "onedl-mmsegmentation==1.4.2",
+    "setuptools<81",
+    "ftfy",
+    "regex",
+]
+DETECTRON2 = [
+    "detectron2 @ git+https://github.com/facebookresearch/detectron2@02b5c4e295e990042a714712c21dc79b731e8833",
+    "setuptools<81",
+]
+PRETRAIN = ["lightly==1.6.0", "lightning==2.6.6", "torchmetrics==1.9.*", "tensorboard", "torchvision"]
+DEV = ["pytest", "ruff", "mypy", "fvcore", "torchvision", "build"]
+
+packages = ["data_plugin", *(f"data_plugin.{name}" for name in find_packages("data_plugin"))]
+package_dir = {"data_plugin": "data_plugin"}
+for folder in MAPPED:
+    package_dir[f"data_plugin.{folder}"] = folder
+    packages += [f"data_plugin.{folder}", *(f"data_plugin.{folder}.{name}" for name in find_packages(folder))]
+
+setup(
+    name="data_plugin",
+    version="0.1.0",
+    description="Self-supervised backbones cut to your images, your task and your budget, without labels",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=packages,
+    package_dir=package_dir,
+    package_data={
+        "data_plugin": ["py.typed", "*.html"],
+        "data_plugin.configs_det": ["*/*.py", "*/*.yaml"],
+        "data_plugin.configs_seg": ["*/*.py", "*/*.yaml"],
+    },
+    install_requires=["torch", "numpy", "safetensors", "pillow", "rich", "matplotlib"],
+    extras_require={
+        "openmmlab": OPENMMLAB,
+        "detectron2": DETECTRON2,
+        "pretrain": PRETRAIN,
+        "dev": DEV,
+        "all": [*OPENMMLAB, *DETECTRON2, *PRETRAIN, *DEV],
+    },
+    entry_points={
+        "console_scripts": [
+            "data-pretrain = data_plugin.tools.pretrain:main",
+            "data-search-det = data_plugin.tools.search_det:main",
+            "data-finetune-det = data_plugin.tools.finetune_det:main",
+            "data-demo = data_plugin.tools.demo:main",
+        ]
+    },
+)

@@ -1,0 +1,1 @@
+"""Command-line tools, each a thin script over ``data_plugin``."""
