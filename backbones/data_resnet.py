@@ -54,7 +54,9 @@ class DATAResNet(nn.Module):
         if not 1 <= num_stages <= STAGES:
             raise UserError(f"num_stages is {num_stages}; expected 1 to {STAGES}")
         if not out_indices or not all(0 <= index < num_stages for index in out_indices):
-            raise UserError(f"out_indices is {list(out_indices)}; with {num_stages} stages expected 0 to {num_stages - 1}")
+            raise UserError(
+                f"out_indices is {list(out_indices)}; with {num_stages} stages expected 0 to {num_stages - 1}"
+            )
         if not -1 <= frozen_stages <= num_stages:
             raise UserError(f"frozen_stages is {frozen_stages}; with {num_stages} stages expected -1 to {num_stages}")
         self.arch = Arch.parse(arch)
@@ -90,7 +92,7 @@ class DATAResNet(nn.Module):
         return tuple(features)
 
     def train(self, mode: bool = True) -> DATAResNet:
-        """Set training or evaluation mode; frozen stages, and with ``norm_eval`` all batch norms, stay in evaluation."""
+        """Set training or evaluation mode; frozen stages, and with ``norm_eval`` all norms, stay in evaluation."""
         super().train(mode)
         freeze_stages(self, self.frozen_stages)
         if mode and self.norm_eval:

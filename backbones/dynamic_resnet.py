@@ -39,7 +39,9 @@ class DynamicBottleneck(nn.Module):
         self.conv3 = SlicedConv2d(width, out_channels, 1, bias=False)
         self.bn3 = SlicedBatchNorm2d(out_channels)
         self.downsample = (
-            nn.ModuleList([SlicedConv2d(in_channels, out_channels, 1, stride, bias=False), SlicedBatchNorm2d(out_channels)])
+            nn.ModuleList(
+                [SlicedConv2d(in_channels, out_channels, 1, stride, bias=False), SlicedBatchNorm2d(out_channels)]
+            )
             if shortcut
             else None
         )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,19 +29,13 @@ class SlicedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` (N, C, H, W), C at most ``num_features``."""
         channels = x.shape[1]
-        assert self.running_mean is not None and self.running_var is not None
+        weight, bias = self.weight[:channels], self.bias[:channels]
+        if self.training and not self.track_running_stats:
+            return F.batch_norm(x, None, None, weight, bias, True, 0.0, self.eps)
+        mean, var = self.get_buffer("running_mean")[:channels], self.get_buffer("running_var")[:channels]
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-        return F.batch_norm(
-            x,
-            self.running_mean[:channels],
-            self.running_var[:channels],
-            self.weight[:channels],
-            self.bias[:channels],
-            self.training,
-            self.momentum if self.momentum is not None else 0.1,
-            self.eps,
-        )
+        return F.batch_norm(x, mean, var, weight, bias, self.training, self.momentum or 0.0, self.eps)
 
 
 class SlicedLinear(nn.Linear):
@@ -49,12 +46,21 @@ class SlicedLinear(nn.Linear):
         return F.linear(x, self.weight[:, : x.shape[1]], self.bias)
 
 
-def use_batch_statistics(module: nn.Module) -> None:
-    """Let every batch norm below ``module`` normalise with its batch's statistics and leave its running ones alone."""
-    module.train()
-    for child in module.modules():
-        if isinstance(child, nn.modules.batchnorm._BatchNorm):
-            child.momentum = 0.0
+@contextmanager
+def batch_statistics(module: nn.Module) -> Iterator[None]:
+    """For the time of a ``with``, let every batch norm below ``module`` normalise with the statistics of its batch.
+
+    Running statistics are neither used nor changed.
+    """
+    norms = [child for child in module.modules() if isinstance(child, SlicedBatchNorm2d)]
+    before = [(norm, norm.training, norm.track_running_stats) for norm in norms]
+    for norm in norms:
+        norm.training, norm.track_running_stats = True, False
+    try:
+        yield
+    finally:
+        for norm, training, tracking in before:
+            norm.training, norm.track_running_stats = training, tracking
 
 
 def leading_slice(tensor: Tensor, shape: torch.Size) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -92,10 +93,8 @@ class Arch:
             if canonical:
                 depth, width = ([int(number) for number in group.split("-")] for group in canonical.groups())
                 return cls.from_paper(width, depth)
-            try:
+            with contextlib.suppress(json.JSONDecodeError):
                 value = json.loads(value)
-            except json.JSONDecodeError:
-                pass
         if not isinstance(value, Mapping) or set(value) != {"stem", "width", "depth"}:
             raise UserError(
                 f"{value!r} is not an architecture; expected a string such as '{cls.resnet50()}' "

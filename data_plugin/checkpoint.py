@@ -102,7 +102,9 @@ def load_supernet(path: Path, space: SearchSpace | None = None) -> Supernet:
     """
     tensors, header = read_tensors(path)
     if _HEADER not in header:
-        raise UserError(f"{path} is not a supernet of this project; expected the .safetensors file that pre-training writes")
+        raise UserError(
+            f"{path} is not a supernet of this project; expected the .safetensors file that pre-training writes"
+        )
     try:
         info = SupernetInfo.from_json(json.loads(header[_HEADER]))
     except (KeyError, TypeError, ValueError) as error:

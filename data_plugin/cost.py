@@ -15,9 +15,7 @@ STRIDES = (1, 2, 2, 2)
 
 
 @overload
-def flops(
-    arch: Arch, input_size: int | tuple[int, int] = 224, strides: Sequence[int] = STRIDES
-) -> int: ...
+def flops(arch: Arch, input_size: int | tuple[int, int] = 224, strides: Sequence[int] = STRIDES) -> int: ...
 @overload
 def flops(
     arch: np.ndarray, input_size: int | tuple[int, int] = 224, strides: Sequence[int] = STRIDES

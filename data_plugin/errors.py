@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Input that the user can put right: the message is one sentence that names the value, what was expected and the fix.
+    """Input that the user can put right: one sentence that names the value, what was expected and the fix.
 
     Tools print the message alone and leave with exit code 2.
     """

@@ -48,7 +48,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
     if path.suffix == ".safetensors":
         try:
             with safe_open(str(path), framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, file.metadata() or {}
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path} is truncated or not a safetensors file ({error}); copy it again") from error
     try:
@@ -85,6 +85,10 @@ def require_matching(path: Path, found: Mapping[str, Tensor], expected: Mapping[
         if name in found and found[name].shape != expected[name].shape
     ]
     problems = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
-    parts = [f"{len(names)} {label} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" for label, names in problems if names]
+    parts = [
+        f"{len(names)} {label} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for label, names in problems
+        if names
+    ]
     if parts:
         raise UserError(f"{path} does not hold {what}: {'; '.join(parts)}")

@@ -37,7 +37,9 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         if len(self.width) != STAGES or len(self.depth) != STAGES:
-            raise UserError(f"a search space has {STAGES} stages; got {len(self.width)} widths, {len(self.depth)} depths")
+            raise UserError(
+                f"a search space has {STAGES} stages; got {len(self.width)} widths, {len(self.depth)} depths"
+            )
         for choices in self._choices:
             if not choices or choices[0] < 1 or any(a >= b for a, b in itertools.pairwise(choices)):
                 raise UserError(f"the choices {list(choices)} of a search space must be positive and ascending")
@@ -95,9 +97,7 @@ class SearchSpace:
         table.setflags(write=False)
         return table
 
-    def sample(
-        self, count: int, seed: int, within: Callable[[np.ndarray], np.ndarray] | None = None
-    ) -> list[Arch]:
+    def sample(self, count: int, seed: int, within: Callable[[np.ndarray], np.ndarray] | None = None) -> list[Arch]:
         """Distinct networks, every set of ``count`` of those that fit being equally likely.
 
         Args:

@@ -1,0 +1,34 @@
+# make demo   the main job on a drawn data set: pre-train, search, fine-tune
+# make test   lint, types, all tests
+# Each first sets up .venv, once. PYTHON=... picks the interpreter; PYTEST=... and DEMO=... pass arguments on.
+
+PYTHON ?= $(shell for python in python3.11 python3 python; do $$python -c '' 2>/dev/null && echo $$python && break; done)
+BIN := .venv/bin
+
+.PHONY: demo test lint types unit set-up detectron2
+
+demo: set-up
+	@$(BIN)/data-demo --out runs/demo $(DEMO)
+
+test: lint types unit
+
+lint: set-up
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy cannot follow setup.py's folder mapping, so it reads the package as setup.py lays it out.
+types: set-up
+	@rm -rf build/types
+	@$(BIN)/python setup.py --quiet build_py --build-lib build/types
+	$(BIN)/mypy build/types/data_plugin scripts
+
+unit: set-up
+	$(BIN)/python -m pytest --durations=10 $(PYTEST)
+
+set-up:
+	@test -n "$(PYTHON)" || { echo "No Python was found; install Python 3.11, or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) scripts/set_up.py --then "make $(MAKECMDGOALS)"
+
+# Adds detectron2 where the set-up left it out.
+detectron2:
+	@$(PYTHON) scripts/set_up.py --retry detectron2 --then "make $(MAKECMDGOALS)"

@@ -1,0 +1,173 @@
+"""Search: which networks of a supernet keep most of its knowledge on given images (DATA, Eq. 3 to 5)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_plugin.arch import Arch
+from data_plugin.backbones.dynamic_resnet import DynamicResNet
+from data_plugin.backbones.sliced import batch_statistics
+from data_plugin.errors import UserError
+from data_plugin.framework import ImageBatch, ImageBatches
+from data_plugin.prefix_tree import tree_order, walk
+from data_plugin.relation import TEMPERATURE, TeacherRelation
+from data_plugin.taps import STAGE_TAPS, check_taps
+
+NORM_POLICIES = ("batch", "running")
+"""What batch norms normalise with: the statistics of the batch at hand, or the supernet's running ones."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Distances of networks to the teacher; lower is closer.
+
+    Args:
+        archs: the networks, in no particular order.
+        taps: the feature maps that were compared.
+        distances: per tap, network and image, shape (taps, archs, images), float64.
+        images: what identifies each image.
+        data_hash: SHA-256 of the pixels that the networks saw.
+    """
+
+    archs: Sequence[Arch]
+    taps: Sequence[str]
+    distances: np.ndarray
+    images: Sequence[str]
+    data_hash: str
+
+    @property
+    def per_image(self) -> np.ndarray:
+        """Distances added up over the taps, shape (archs, images)."""
+        return self.distances.sum(axis=0)
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Mean distance per network, shape (archs,)."""
+        return self.per_image.mean(axis=1)
+
+    @property
+    def standard_errors(self) -> np.ndarray:
+        """Standard error of each score over the images, shape (archs,); NaN for a single image."""
+        return _standard_error(self.per_image)
+
+    def ranking(self, among: Sequence[Arch]) -> list[int]:
+        """Indices into ``archs`` of the given networks, closest first."""
+        index = {arch: i for i, arch in enumerate(self.archs)}
+        scores = self.scores
+        return sorted((index[arch] for arch in among), key=lambda i: (scores[i], self.archs[i]))
+
+    def margin(self, closer: int, other: int) -> tuple[float, float]:
+        """How much further network ``other`` is than ``closer``, paired over the images, and its standard error."""
+        apart = self.per_image[other] - self.per_image[closer]
+        return float(apart.mean()), float(_standard_error(apart[None])[0])
+
+
+def search(
+    query: DynamicResNet,
+    key: DynamicResNet,
+    archs: Sequence[Arch],
+    batches: ImageBatches,
+    taps: Sequence[str],
+    *,
+    temperature: float = TEMPERATURE,
+    norm: str = "batch",
+    progress: Callable[[int], None] = lambda networks: None,
+) -> SearchResult:
+    """Measure how far each network is from the teacher on every image.
+
+    The teacher, the key branch at its largest, runs once a batch; the students, subnets of the query branch,
+    are walked as a prefix tree, and each distinct feature map is compared once.
+
+    Args:
+        query: branch of the students, on the device to compute on; left in evaluation mode, as is ``key``.
+        key: branch of the teacher, on the same device.
+        archs: the networks to measure.
+        batches: images as the task's framework feeds them.
+        taps: the feature maps to compare, names of :data:`STAGE_TAPS`.
+        temperature: of the relation softmax.
+        norm: what batch norms normalise with, one of :data:`NORM_POLICIES`; padding is excluded from the
+            distances, not from batch statistics.
+        progress: called with the number of networks that a finished part of a batch has settled.
+
+    Returns:
+        Distances per tap, network and image.
+
+    Raises:
+        UserError: if there is no network or no image, or a tap or policy is unknown.
+    """
+    taps = check_taps(taps)
+    if not archs:
+        raise UserError("there is no network to search among; widen the budget")
+    if norm not in NORM_POLICIES:
+        raise UserError(f"the norm policy is {norm!r}; expected one of {', '.join(NORM_POLICIES)}")
+    archs = tree_order(archs)
+    stages = [STAGE_TAPS.index(tap) for tap in taps]
+    device = next(query.parameters()).device
+    digest, names, distances = hashlib.sha256(), [], []
+
+    with torch.inference_mode(), ExitStack() as normalisation:
+        for network in (query, key):
+            network.eval()
+            if norm == "batch":
+                normalisation.enter_context(batch_statistics(network))
+        for batch in batches:
+            digest.update(batch.images.contiguous().cpu().numpy().tobytes())
+            images = batch.images.to(device)
+            maps = key(images, key.space.largest)
+            teachers = {stage: _Teacher(maps[stage], batch, temperature) for stage in stages}
+            found = torch.zeros(len(taps), len(archs), len(batch.names), dtype=torch.float64)
+
+            def visit(
+                stage: int,
+                features: Tensor,
+                first: int,
+                end: int,
+                teachers: dict[int, _Teacher] = teachers,
+                found: Tensor = found,
+            ) -> None:
+                if stage in teachers:
+                    found[stages.index(stage), first:end] = teachers[stage].distance(features).cpu()
+                if stage == stages[-1]:
+                    progress(end - first)
+
+            walk(query, images, archs, stages[-1], visit)
+            distances.append(found.numpy())
+            names.extend(batch.names)
+    if not names:
+        raise UserError("there is no image to search on; expected at least one")
+    return SearchResult(archs, taps, np.concatenate(distances, axis=2), names, digest.hexdigest())
+
+
+class _Teacher:
+    """The teacher's maps of one batch and stage, compared image by image without the padding."""
+
+    def __init__(self, features: Tensor, batch: ImageBatch, temperature: float) -> None:
+        height, width = batch.images.shape[-2:]
+        # A position is an image's own if the image reaches into the patch of pixels that it stands for.
+        down, across = height / features.shape[-2], width / features.shape[-1]
+        sizes = [(ceil(h / down), ceil(w / across)) for h, w in batch.sizes]
+        self.groups = [(size, [i for i, other in enumerate(sizes) if other == size]) for size in sorted(set(sizes))]
+        self.relations = [TeacherRelation(features[index, :, :h, :w], temperature) for (h, w), index in self.groups]
+        self.count = len(sizes)
+
+    def distance(self, features: Tensor) -> Tensor:
+        distances = torch.empty(self.count, dtype=torch.float64, device=features.device)
+        for ((height, width), index), relation in zip(self.groups, self.relations, strict=True):
+            distances[index] = relation.distance(features[index, :, :height, :width])
+        return distances
+
+
+def _standard_error(values: np.ndarray) -> np.ndarray:
+    """Standard error of the mean over the last axis; NaN where there is one value."""
+    count = values.shape[-1]
+    if count < 2:
+        return np.full(values.shape[0], np.nan)
+    return values.std(axis=-1, ddof=1) / np.sqrt(count)

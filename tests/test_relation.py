@@ -1,0 +1,53 @@
+import math
+
+import pytest
+import torch
+
+from data_plugin import relation
+from data_plugin.relation import TeacherRelation
+
+
+def naive_distance(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> float:
+    """Eq. 4 and 5 written out entry by entry, in double precision."""
+
+    def relations(features: torch.Tensor) -> list[list[float]]:
+        columns = [column / column.norm() for column in features.double().flatten(1).T]
+        rows = []
+        for m_i in columns:
+            exponentials = [math.exp(float(m_i @ m_j) / temperature) for m_j in columns]
+            rows.append([value / sum(exponentials) for value in exponentials])
+        return rows
+
+    r, r_teacher = relations(student), relations(teacher)
+    positions = range(len(r))
+    return sum(-r_teacher[i][j] * math.log(r[i][j]) for i in positions for j in positions)
+
+
+@pytest.mark.parametrize("block", [1, 50, 2**22])
+@pytest.mark.parametrize("temperature", [0.07, 0.2])
+def test_distance_is_that_of_the_equations(monkeypatch, block, temperature):
+    monkeypatch.setattr(relation, "BLOCK", block)
+    torch.manual_seed(0)
+    teacher, student = torch.randn(3, 8, 4, 5), torch.randn(3, 6, 4, 5)
+    found = TeacherRelation(teacher, temperature).distance(student)
+    expected = [naive_distance(s, t, temperature) for s, t in zip(student, teacher, strict=True)]
+    assert found.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_student_with_the_teachers_relations_is_closest():
+    torch.manual_seed(0)
+    teacher = torch.randn(1, 16, 6, 6)
+    rotation = torch.linalg.qr(torch.randn(16, 16)).Q
+    rotated = torch.einsum("oc,nchw->nohw", rotation, teacher)
+    own = TeacherRelation(teacher)
+    assert own.distance(rotated).item() == pytest.approx(own.distance(teacher).item(), rel=1e-5)
+    assert own.distance(teacher + 0.5 * torch.randn_like(teacher)) > own.distance(teacher)
+
+
+def test_memory_stays_far_below_the_whole_matrix():
+    """The relation of 9,000 positions takes 324 MB as a matrix; streaming allocates well under that at any time."""
+    features = torch.randn(1, 4, 90, 100)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        TeacherRelation(features).distance(features)
+    largest = max(event.self_cpu_memory_usage for event in profile.events())
+    assert 0 < largest < 9000 * 9000 * 4 / 4

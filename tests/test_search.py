@@ -1,0 +1,168 @@
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from data_plugin import SearchSpace, UserError
+from data_plugin.backbones import DynamicResNet
+from data_plugin.framework import ImageBatch
+from data_plugin.prefix_tree import tree_order, walk
+from data_plugin.relation import TeacherRelation
+from data_plugin.search import search
+
+SPACE = SearchSpace(
+    stem=(4, 8),
+    width=((4, 8), (8, 12), (8, 16), (16, 24)),
+    depth=((1, 2), (1, 2), (1, 3), (1, 2)),
+)
+
+
+@dataclass
+class Batches:
+    items: Sequence[ImageBatch]
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+def batches(*sizes: Sequence[tuple[int, int]]) -> Batches:
+    torch.manual_seed(1)
+    items = []
+    for index, group in enumerate(sizes):
+        height, width = (max(size[axis] for size in group) for axis in (0, 1))
+        images = torch.zeros(len(group), 3, height, width)
+        for image, (h, w) in zip(images, group, strict=True):
+            image[:, :h, :w] = torch.randn(3, h, w)
+        items.append(ImageBatch(images, list(group), [f"{index}-{i}" for i in range(len(group))]))
+    return Batches(items)
+
+
+@pytest.fixture(scope="module")
+def supernet() -> tuple[DynamicResNet, DynamicResNet]:
+    torch.manual_seed(0)
+    query, key = DynamicResNet(SPACE), DynamicResNet(SPACE)
+    for network in (query, key):  # statistics as after some training, so that the policies differ
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, std=0.2)
+                module.running_mean.normal_(std=0.2)
+                module.running_var.uniform_(0.5, 1.5)
+    return query, key
+
+
+def per_network(query, key, archs, data, taps, norm):
+    """Every network on its own, from the image to its taps, in double loops."""
+    found = np.zeros((len(taps), len(archs), sum(len(batch.names) for batch in data)))
+    query.train(norm == "batch")
+    key.train(norm == "batch")
+    with torch.no_grad():
+        for a, arch in enumerate(archs):
+            column = 0
+            for batch in data:
+                teacher, student = key(batch.images, SPACE.largest), query(batch.images, arch)
+                for i, (h, w) in enumerate(batch.sizes):
+                    for t, tap in enumerate(taps):
+                        level, stride = int(tap[1]) - 2, 2 ** int(tap[1])
+                        crop = (slice(i, i + 1), slice(None), slice(0, -(-h // stride)), slice(0, -(-w // stride)))
+                        relation = TeacherRelation(teacher[level][crop])
+                        found[t, a, column + i] = relation.distance(student[level][crop]).item()
+                column += len(batch.names)
+    return found
+
+
+@pytest.mark.parametrize("norm", ["batch", "running"])
+@pytest.mark.parametrize("taps", [("C5",), ("C2", "C4"), ("C2", "C3", "C4", "C5")])
+def test_scores_equal_running_every_network_on_its_own(supernet, taps, norm):
+    query, key = supernet
+    archs = SPACE.sample(12, seed=3)
+    data = batches([(64, 96), (64, 96)], [(96, 64)])
+    result = search(query, key, archs, data, taps, norm=norm)
+    state = {name: value.clone() for name, value in query.state_dict().items()}
+    expected = per_network(query, key, result.archs, data, taps, norm)
+    query.load_state_dict(state)
+    assert set(result.archs) == set(archs)
+    np.testing.assert_allclose(result.distances, expected, rtol=1e-4)
+    assert result.images == ["0-0", "0-1", "1-0"]
+
+
+def test_padding_is_not_compared(supernet):
+    query, key = supernet
+    archs = SPACE.sample(3, seed=0)
+    alone = batches([(64, 64)])
+    padded = ImageBatch(torch.zeros(1, 3, 64, 128), [(64, 64)], ["a"])
+    padded.images[..., :64] = alone.items[0].images
+    full = search(query, key, archs, Batches([padded]), ["C2"], norm="running").distances
+    masked = per_network(query, key, tree_order(archs), Batches([padded]), ("C2",), "running")
+    np.testing.assert_allclose(full, masked, rtol=1e-5)
+    whole = ImageBatch(padded.images, [(64, 128)], ["a"])
+    assert not np.allclose(full, search(query, key, archs, Batches([whole]), ["C2"], norm="running").distances)
+
+
+def test_search_leaves_the_supernet_as_it_was(supernet):
+    query, key = supernet
+    before = [{k: v.clone() for k, v in network.state_dict().items()} for network in supernet]
+    search(query, key, SPACE.sample(3, seed=0), batches([(64, 64)]), ["C5"], norm="batch")
+    for network, state in zip(supernet, before, strict=True):
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, state[name]), name
+        norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+        assert all(m.track_running_stats for m in norms)
+
+
+def test_walk_computes_every_distinct_prefix_once(supernet):
+    query, _ = supernet
+    archs = tree_order(list(SPACE))
+    seen: list[tuple[int, int, int]] = []
+    with torch.no_grad():
+        walk(query.eval(), torch.randn(1, 3, 32, 32), archs, 3, lambda stage, x, a, b: seen.append((stage, a, b)))
+    for stage in range(4):
+        prefixes = {(a.stem, a.width[: stage + 1], a.depth[: stage + 1]) for a in archs}
+        spans = [(a, b) for s, a, b in seen if s == stage]
+        assert len(spans) == len(prefixes)
+        assert sum(b - a for a, b in spans) == len(archs)
+
+
+def test_ranking_margin_and_errors(supernet):
+    query, key = supernet
+    archs = SPACE.sample(6, seed=1)
+    result = search(query, key, archs, batches([(64, 64)] * 3, [(64, 64)] * 2), ["C4", "C5"])
+    totals = {arch: result.distances[:, i].sum(axis=0) for i, arch in enumerate(result.archs)}
+    best = sorted(archs, key=lambda arch: totals[arch].mean())
+    order = result.ranking(archs)
+    assert [result.archs[i] for i in order] == best
+    apart = totals[best[1]] - totals[best[0]]
+    margin, error = result.margin(order[0], order[1])
+    assert margin == pytest.approx(apart.mean())
+    assert error == pytest.approx(apart.std(ddof=1) / 5**0.5)
+    assert result.standard_errors[order[0]] == pytest.approx(totals[best[0]].std(ddof=1) / 5**0.5)
+
+
+def test_progress_counts_networks_per_batch(supernet):
+    query, key = supernet
+    archs = SPACE.sample(7, seed=1)
+    counts: list[int] = []
+    search(query, key, archs, batches([(64, 64)], [(64, 64)]), ["C3"], progress=counts.append)
+    assert sum(counts) == 2 * len(archs)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"archs": []}, "no network"),
+        ({"batches": Batches([])}, "no image"),
+        ({"taps": ["C6"]}, "C6"),
+        ({"norm": "group"}, "group"),
+    ],
+)
+def test_bad_input(supernet, change, message):
+    query, key = supernet
+    arguments = {"archs": [SPACE.smallest], "batches": batches([(64, 64)]), "taps": ["C5"], **change}
+    with pytest.raises(UserError, match=message):
+        search(query, key, **arguments)
