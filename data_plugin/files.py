@@ -48,7 +48,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
     if path.suffix == ".safetensors":
         try:
             with safe_open(str(path), framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, file.metadata() or {}
+                names = list(file.keys())
+                return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path} is truncated or not a safetensors file ({error}); copy it again") from error
     try:

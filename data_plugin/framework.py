@@ -10,13 +10,14 @@ import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from data_plugin.arch import Arch
 from data_plugin.errors import UserError
 from data_plugin.input_format import InputFormat
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DETECTION = ("detectron2", "mmdet")
 """Frameworks for detection, in the order in which an installed one is taken."""
@@ -26,6 +27,9 @@ INSTALL = {
     "mmdet": "pip install --no-build-isolation 'data_plugin[openmmlab]'",
 }
 """How each framework is installed."""
+
+DISTRIBUTIONS = {"detectron2": ("detectron2",), "mmdet": ("onedl-mmdetection", "onedl-mmcv", "onedl-mmengine")}
+"""Names under which each framework and what it stands on are installed, to report their versions."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,14 @@ class Adapter(Protocol):
         ...
 
     def write_config(self, config: Any, arch: Arch, weights: Path, path: Path) -> None:
-        """Write a self-contained config that trains ``arch`` from ``weights`` (a file beside it) as it is."""
+        """Write a self-contained config that trains a network as it is.
+
+        Args:
+            config: the config to start from.
+            arch: the network.
+            weights: where its weights will be, in torchvision's names, in the folder of the config.
+            path: the file to write.
+        """
         ...
 
     def finetune(
@@ -134,7 +145,7 @@ def load_adapter(name: str | None, config: str, choices: Sequence[str] = DETECTI
     """
     if name is None:
         by_ending = [choice for choice in choices if config.endswith(CONFIG_ENDING[choice])]
-        installed = [choice for choice in by_ending or choices if importlib.util.find_spec(choice)]
+        installed = [choice for choice in by_ending or choices if is_installed(choice)]
         name = next(iter(installed or by_ending), None)
     if name is None:
         raise UserError(
@@ -142,27 +153,36 @@ def load_adapter(name: str | None, config: str, choices: Sequence[str] = DETECTI
         )
     if name not in choices:
         raise UserError(f"{name!r} is not a framework here; expected one of {', '.join(choices)}")
-    if importlib.util.find_spec(name) is None:
+    if not is_installed(name):
         raise UserError(f"{name} is not installed; install it with: {INSTALL[name]}")
     return name, cast(Adapter, importlib.import_module(f"data_plugin.backbones.{name}"))
 
 
-def config_path(config: str, folder: Path, framework: str) -> Path:
-    """The file of a config that is named or given as a path.
+def is_installed(framework: str) -> bool:
+    """Whether a framework can be imported."""
+    return importlib.util.find_spec(framework) is not None
 
-    Args:
-        config: a file name in ``folder / framework`` without its ending, or a path.
-        folder: ``configs_det`` or ``configs_seg`` as installed.
-        framework: picks the sub-folder and the ending.
+
+def named_config(config: str, framework: str) -> Path | None:
+    """The file of one of our own configs by its name, None if there is none of that name for the framework."""
+    return {path.stem: path for path in _our_configs(framework)}.get(config)
+
+
+def config_path(config: str, framework: str) -> Path:
+    """The file of a config: one of ours by its name, or a path.
 
     Raises:
         UserError: if there is no such file; the message lists the known names.
     """
-    ending = CONFIG_ENDING[framework]
-    named = folder / framework / f"{config}{ending}"
-    if named.is_file():
-        return named
-    if Path(config).is_file():
-        return Path(config)
-    known = sorted(file.stem for file in (folder / framework).glob(f"*{ending}"))
-    raise UserError(f"{config!r} is neither a file nor a {framework} config; known names: {', '.join(known)}")
+    named = named_config(config, framework)
+    if named is None and not Path(config).is_file():
+        known = ", ".join(path.stem for path in _our_configs(framework))
+        raise UserError(f"{config!r} is neither a file nor a {framework} config; known names: {known}")
+    return named or Path(config)
+
+
+def _our_configs(framework: str) -> list[Path]:
+    folders = (
+        Path(importlib.import_module(f"data_plugin.{name}").__path__[0]) for name in ("configs_det", "configs_seg")
+    )
+    return sorted(path for folder in folders for path in (folder / framework).glob(f"*{CONFIG_ENDING[framework]}"))

@@ -1,0 +1,185 @@
+"""What a search leaves behind: ``search.json``, ``report.html`` and a folder per winner."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from data_plugin import cost
+from data_plugin.arch import Arch
+from data_plugin.artefact import save_backbone
+from data_plugin.backbones.data_resnet import DATAResNet
+from data_plugin.budget import FlopsGroup
+from data_plugin.errors import UserError
+from data_plugin.report import render_report
+from data_plugin.search import SearchResult
+
+DISTINGUISHABLE = 1.96
+"""Standard errors by which a winner has to lead for the report to call it distinguishable (95 %, two-sided)."""
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The closest network of a group.
+
+    Args:
+        group: the group's bounds in GFLOPs, such as ``3-4``.
+        arch: the network.
+        flops: its multiply-accumulates at 224 x 224.
+        params: its parameters.
+        score: its mean distance to the teacher.
+        standard_error: of the score over the images; None for a single image.
+        candidates: networks of the group that were compared.
+        runner_up: the second closest, None where the group has one candidate.
+        margin: how much further the runner-up is, paired over the images.
+        margin_error: standard error of the margin; None for a single image.
+        distinguishable: whether the margin exceeds :data:`DISTINGUISHABLE` standard errors.
+        folder: where the winner is, relative to the output folder.
+    """
+
+    group: str
+    arch: Arch
+    flops: int
+    params: int
+    score: float
+    standard_error: float | None
+    candidates: int
+    runner_up: Arch | None
+    margin: float | None
+    margin_error: float | None
+    distinguishable: bool
+    folder: str
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, architectures as their canonical strings."""
+        return {
+            **asdict(self),
+            "arch": str(self.arch),
+            "runner_up": None if self.runner_up is None else str(self.runner_up),
+        }
+
+
+def pick_winner(result: SearchResult, group: FlopsGroup, candidates: Sequence[Arch]) -> Winner:
+    """The closest of a group's candidates, and how sure that is.
+
+    Args:
+        result: distances of at least these candidates.
+        group: the group.
+        candidates: its networks, at least one.
+    """
+    first, *others = result.ranking(candidates)
+    arch = result.archs[first]
+    margin, margin_error = result.margin(first, others[0]) if others else (None, None)
+    sure = margin is not None and margin_error is not None and margin > DISTINGUISHABLE * margin_error
+    return Winner(
+        group=str(group),
+        arch=arch,
+        flops=cost.flops(arch),
+        params=cost.params(arch),
+        score=float(result.scores[first]),
+        standard_error=_finite(result.standard_errors[first]),
+        candidates=len(candidates),
+        runner_up=result.archs[others[0]] if others else None,
+        margin=margin,
+        margin_error=_finite(margin_error),
+        distinguishable=sure,
+        folder=f"winners/{group}",
+    )
+
+
+def require_free(out: Path, overwrite: bool) -> None:
+    """Check that an output folder may be written.
+
+    Raises:
+        UserError: if it is a file, or holds anything and ``overwrite`` is not set.
+    """
+    if out.is_file():
+        raise UserError(f"the output {out} is a file; expected a folder that may be made")
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise UserError(f"the output folder {out} is not empty; name another or add --overwrite")
+
+
+def write_search(
+    out: Path,
+    result: SearchResult,
+    candidates: Mapping[str, Sequence[Arch]],
+    winners: Sequence[Winner],
+    networks: Sequence[DATAResNet],
+    run: Mapping[str, Any],
+    write_configs: Callable[[Winner, Path], None],
+) -> None:
+    """Write the whole output folder, or nothing.
+
+    Args:
+        out: the folder to make or replace.
+        result: the distances.
+        candidates: the networks of every group.
+        winners: the winner of every group.
+        networks: their networks with weights, in the same order.
+        run: what was run (supernet, data, options, versions), JSON values only.
+        write_configs: called with every winner and its folder, to add training configs.
+    """
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        for winner, network in zip(winners, networks, strict=True):
+            folder = partial / winner.folder
+            save_backbone(folder, network)
+            write_configs(winner, folder)
+        contents = {**run, "winners": [winner.to_json() for winner in winners], **_candidates(result, candidates)}
+        (partial / "search.json").write_text(json.dumps(contents, indent=1) + "\n")
+        (partial / "report.html").write_text(render_report(contents))
+        shutil.rmtree(out, ignore_errors=True)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def installed_versions(packages: Sequence[str]) -> dict[str, str]:
+    """Versions of those packages that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _candidates(result: SearchResult, candidates: Mapping[str, Sequence[Arch]]) -> dict[str, Any]:
+    groups: dict[Arch, list[str]] = {arch: [] for arch in result.archs}
+    for group, archs in candidates.items():
+        for arch in archs:
+            groups[arch].append(group)
+    scores, errors, by_tap = result.scores, result.standard_errors, result.distances.mean(axis=2)
+    rows = [
+        {
+            "arch": str(arch),
+            "groups": groups[arch],
+            "flops": cost.flops(arch),
+            "params": cost.params(arch),
+            "score": float(scores[i]),
+            "standard_error": _finite(errors[i]),
+            "taps": {tap: float(by_tap[t, i]) for t, tap in enumerate(result.taps)},
+        }
+        for i, arch in enumerate(result.archs)
+    ]
+    images = {"count": len(result.images), "sha256": result.data_hash, "names": list(result.images)}
+    return {"taps": list(result.taps), "images": images, "candidates": sorted(rows, key=lambda row: row["score"])}
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else float(value)

@@ -1,0 +1,183 @@
+"""One search from a framework's config to an output folder: what the search tools run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from data_plugin import __version__
+from data_plugin.artefact import PTH_FILE
+from data_plugin.backbones.extract import extract
+from data_plugin.budget import FlopsGroup
+from data_plugin.calibration import calibrate
+from data_plugin.checkpoint import SupernetInfo, load_supernet
+from data_plugin.errors import UserError
+from data_plugin.framework import (
+    CONFIG_ENDING,
+    DISTRIBUTIONS,
+    Adapter,
+    is_installed,
+    load_adapter,
+    named_config,
+)
+from data_plugin.search import search
+from data_plugin.search_output import (
+    Winner,
+    file_hash,
+    installed_versions,
+    pick_winner,
+    require_free,
+    write_search,
+)
+from data_plugin.taps import parse_taps
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What a search is run with.
+
+    Args:
+        config: name or path of the framework's config.
+        framework: the framework; None picks one, see :func:`data_plugin.framework.load_adapter`.
+        supernet: the supernet's ``.safetensors`` file.
+        data_root: folder of the data sets; None leaves the config's.
+        groups: groups such as ``3-4``, at least one.
+        out: the output folder.
+        samples: networks drawn per group (100 in DATA, section 4.1).
+        images: images drawn from the config's training set; None takes all.
+        batch_size: images per batch.
+        taps: comma-separated taps; None reads them from the config's model.
+        norm: what batch norms normalise with, see :func:`data_plugin.search.search`.
+        seed: seed of both draws.
+        device: a torch device, or ``auto``.
+        overwrite: replace an output folder that holds something.
+        options: ``KEY=VALUE`` changes of the config.
+    """
+
+    config: str
+    framework: str | None
+    supernet: Path
+    data_root: Path | None
+    groups: Sequence[str]
+    out: Path
+    samples: int = 100
+    images: int | None = 256
+    batch_size: int = 4
+    taps: str | None = None
+    norm: str = "batch"
+    seed: int = 0
+    device: str = "auto"
+    overwrite: bool = False
+    options: Sequence[str] = ()
+
+
+def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner]:
+    """Search a supernet on the images of a framework's config and write the output folder.
+
+    Args:
+        options: what to run.
+        frameworks: frameworks of the task, in order of preference.
+
+    Returns:
+        The winner of every group.
+
+    Raises:
+        UserError: if anything that the user gave does not fit; nothing is written then.
+    """
+    require_free(options.out, options.overwrite)
+    groups = [FlopsGroup.parse(text) for text in dict.fromkeys(options.groups)]
+    chosen_taps = None if options.taps is None else parse_taps(options.taps)
+    supernet = load_supernet(options.supernet)
+    for group in groups:
+        group.require_any(supernet.info.space)
+    framework, adapter = load_adapter(options.framework, options.config, frameworks)
+    config = adapter.load_config(options.config, options.options, options.data_root)
+    supernet.info.input_format.require(adapter.input_format(config), f"the config {options.config}")
+    taps = chosen_taps or adapter.taps(config)
+    candidates = {str(group): supernet.info.space.sample(options.samples, options.seed, group.fits) for group in groups}
+    archs = sorted({arch for found in candidates.values() for arch in found})
+
+    device = pick_device(options.device)
+    query, key = supernet.query.to(device), supernet.key.to(device)
+    batches = adapter.image_batches(config, options.images, options.batch_size, options.seed)
+    with _progress(len(archs) * len(batches)) as advance:
+        result = search(query, key, archs, batches, taps, norm=options.norm, progress=advance)
+    winners = [pick_winner(result, group, candidates[str(group)]) for group in groups]
+    networks = [extract(query, winner.arch).cpu() for winner in winners]
+    calibrate(networks, (batch.images for batch in batches))
+
+    configs = {framework: (adapter, config), **_same_config(options, framework, frameworks)}
+    packages = ["torch", *(package for name in configs for package in DISTRIBUTIONS[name])]
+    run = {
+        "format": 1,
+        "framework": framework,
+        "config": options.config,
+        "options": " ".join(options.options),
+        "data_root": None if options.data_root is None else str(options.data_root),
+        "supernet": _description(options.supernet, supernet.info),
+        "norm": options.norm,
+        "winner_norm_statistics": "recalibrated on the images of the search",
+        "samples": options.samples,
+        "seed": options.seed,
+        "versions": {"data_plugin": __version__, **installed_versions(packages)},
+    }
+
+    def write_configs(winner: Winner, folder: Path) -> None:
+        weights = (options.out / winner.folder / PTH_FILE).resolve()
+        for name, (other, other_config) in configs.items():
+            path = folder / f"{Path(options.config).stem}{CONFIG_ENDING[name]}"
+            other.write_config(other_config, winner.arch, weights, path)
+
+    write_search(options.out, result, candidates, winners, networks, run, write_configs)
+    return winners
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` is the first GPU where there is one, else the CPU.
+
+    Raises:
+        UserError: if there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"the device {name!r} cannot be used here; expected auto, cpu or a GPU such as cuda:0"
+        ) from error
+
+
+def _same_config(options: SearchOptions, framework: str, frameworks: Sequence[str]) -> dict[str, tuple[Adapter, Any]]:
+    """The config of the same name in the other installed frameworks, as they ship it."""
+    found = {}
+    for name in frameworks:
+        if name != framework and is_installed(name) and named_config(options.config, name):
+            _, adapter = load_adapter(name, options.config, frameworks)
+            found[name] = (adapter, adapter.load_config(options.config, (), options.data_root))
+    return found
+
+
+def _description(path: Path, info: SupernetInfo) -> dict[str, Any]:
+    return {"path": str(path), "sha256": file_hash(path), "method": info.method, "space": info.space.to_json()}
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar over networks times batches; yields the function that moves it on."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as progress:
+        task = progress.add_task("networks x batches", total=total)
+        yield lambda networks: progress.advance(task, networks)

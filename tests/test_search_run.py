@@ -1,0 +1,179 @@
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from data_plugin import Arch, SearchSpace, cost
+from data_plugin.artefact import load_backbone
+from data_plugin.backbones import DynamicResNet
+from data_plugin.budget import FlopsGroup
+from data_plugin.checkpoint import Supernet, SupernetInfo, load_supernet, save_supernet
+from data_plugin.framework import ImageBatch
+from data_plugin.input_format import InputFormat
+from data_plugin.search import search
+from data_plugin.tools import search_det
+
+SPACE = SearchSpace(
+    stem=(4, 8),
+    width=((4, 8), (8, 12), (8, 16), (16, 24)),
+    depth=((1, 2), (1, 2), (1, 3), (1, 2)),
+)
+MIDDLE = sorted(cost.flops(arch) for arch in SPACE)[len(SPACE) // 2] / 1e9
+GROUPS = [f"0-{MIDDLE:.6f}", f"{MIDDLE:.6f}-1"]
+
+
+class Batches(list):
+    """Three images, one a batch."""
+
+
+def batches() -> Batches:
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randn(1, 3, 64, 64, generator=generator) for _ in range(3)]
+    return Batches(ImageBatch(image, [(64, 64)], [f"{i}.jpg"]) for i, image in enumerate(images))
+
+
+@pytest.fixture
+def adapter(monkeypatch) -> SimpleNamespace:
+    """A framework of three random images, so that search is tested apart from any framework."""
+    fake = SimpleNamespace(
+        load_config=lambda config, options, data_root: {"options": list(options)},
+        input_format=lambda config: InputFormat.imagenet(),
+        taps=lambda config: ("C5",),
+        image_batches=lambda config, count, batch_size, seed: batches()[:count],
+        write_config=lambda config, arch, weights, path: path.write_text(f"{arch} {weights}"),
+    )
+    monkeypatch.setattr("data_plugin.search_run.load_adapter", lambda *_: ("mmdet", fake))
+    monkeypatch.setattr("data_plugin.search_run.is_installed", lambda name: name == "mmdet")
+    return fake
+
+
+@pytest.fixture(scope="module")
+def supernet(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("supernet") / "supernet.safetensors"
+    info = SupernetInfo(SPACE, "mocov2", InputFormat.imagenet())
+    save_supernet(path, Supernet(info, DynamicResNet(SPACE), DynamicResNet(SPACE)))
+    return path
+
+
+def arguments(supernet: Path, out: Path, *more: str) -> list[str]:
+    always = ["--config", "faster_rcnn_c4_voc", "--supernet", str(supernet), "--out", str(out), "--device", "cpu"]
+    return [*always, *([] if "--group" in more else ["--group", *GROUPS]), "--samples", "10", *more]
+
+
+def test_writes_the_closest_network_of_every_group(adapter, supernet, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert search_det.main(arguments(supernet, out)) == 0
+    found = json.loads((out / "search.json").read_text())
+    loaded = load_supernet(supernet)
+    for text, winner in zip(GROUPS, found["winners"], strict=True):
+        group = FlopsGroup.parse(text)
+        archs = SPACE.sample(10, 0, group.fits)
+        result = search(loaded.query, loaded.key, archs, batches(), ["C5"])
+        best = min(archs, key=lambda arch: result.scores[result.archs.index(arch)])
+        assert Arch.parse(winner["arch"]) == best
+        assert winner["score"] == pytest.approx(result.scores.min())
+        assert winner["flops"] == cost.flops(best)
+        assert group.low * 1e9 <= winner["flops"] < group.high * 1e9
+        network = load_backbone(out / winner["folder"])
+        assert network.arch == best
+        assert torch.equal(network.conv1.weight, loaded.query.conv1.weight[: best.stem])
+        config = (out / winner["folder"] / "faster_rcnn_c4_voc.py").read_text()
+        assert config == f"{best} {out / winner['folder'] / 'backbone.pth'}"
+    assert len(found["candidates"]) == 20
+    assert found["images"]["names"] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert all(set(row["taps"]) == {"C5"} for row in found["candidates"])
+    printed = capsys.readouterr().out
+    assert all(winner["arch"] in printed for winner in found["winners"])
+    assert "finetune_det.py --config" in printed
+
+
+def test_the_report_names_every_candidate_and_loads_nothing(adapter, supernet, tmp_path):
+    search_det.main(arguments(supernet, tmp_path / "out"))
+    page = (tmp_path / "out" / "report.html").read_text()
+    candidates = json.loads((tmp_path / "out" / "search.json").read_text())["candidates"]
+    assert all(row["arch"] in page for row in candidates)
+    assert "<svg" in page
+    assert not any(word in page for word in ("src=", "<link", "@import"))
+
+
+def test_the_same_seed_gives_the_same_search(adapter, supernet, tmp_path):
+    contents = []
+    for name in ("a", "b"):
+        search_det.main(arguments(supernet, tmp_path / name))
+        contents.append((tmp_path / name / "search.json").read_text())
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--group", "3-4"], "no network of this space lies in the group 3-4"),
+        (["--group", "4-3"], "no room"),
+        (["--group", "three"], "'three' is not a group"),
+        (["--taps", "C9"], "C9 is no tap"),
+        (["--supernet", "none.safetensors"], "none.safetensors is not a file"),
+        (["--samples", "0"], "0 networks were asked for"),
+        (["--device", "tpu7"], "tpu7"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(adapter, supernet, tmp_path, capsys, more, message):
+    assert search_det.main(arguments(supernet, tmp_path / "out", *more)) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_config_of_another_normalisation_is_refused(adapter, supernet, tmp_path, capsys):
+    adapter.input_format = lambda config: InputFormat("BGR", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0))
+    assert search_det.main(arguments(supernet, tmp_path / "out")) == 2
+    assert "BGR with mean 103.53/116.28/123.675 and std 1/1/1" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_holds_something_is_kept_unless_told(adapter, supernet, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").touch()
+    assert search_det.main(arguments(supernet, tmp_path / "out")) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert (tmp_path / "out" / "precious").exists()
+    assert search_det.main(arguments(supernet, tmp_path / "out", "--overwrite")) == 0
+    assert not (tmp_path / "out" / "precious").exists()
+
+
+def test_a_failure_while_writing_leaves_nothing(adapter, supernet, tmp_path):
+    def full_disk(config, arch, weights, path):
+        path.write_text("half")
+        raise OSError("No space left on device")
+
+    adapter.write_config = full_disk
+    with pytest.raises(OSError, match="No space"):
+        search_det.main(arguments(supernet, tmp_path / "out"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_winner_that_does_not_lead_is_called_so(adapter, supernet, tmp_path, capsys):
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    adapter.image_batches = lambda config, count, batch_size, seed: batches()[:1]
+    search_det.main(arguments(supernet, tmp_path / "out"))
+    winner = json.loads((tmp_path / "out" / "search.json").read_text())["winners"][0]
+    assert winner["standard_error"] is None
+    assert winner["distinguishable"] is False
+    assert "not distinguishable" in capsys.readouterr().out
+
+
+def test_an_unknown_framework_is_named(supernet, tmp_path, capsys):
+    assert search_det.main(arguments(supernet, tmp_path / "out", "--framework", "keras")) == 2
+    assert "'keras' is not a framework here" in capsys.readouterr().err
+
+
+def test_a_framework_that_is_not_installed_says_what_to_install(supernet, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("data_plugin.framework.is_installed", lambda name: False)
+    assert search_det.main(arguments(supernet, tmp_path / "out", "--framework", "mmdet")) == 2
+    assert "install it with: pip install" in capsys.readouterr().err
+    assert search_det.main(arguments(supernet, tmp_path / "out")) == 2
+    assert "none of detectron2, mmdet is installed" in capsys.readouterr().err

@@ -1,0 +1,53 @@
+"""Arguments and terminal output that the fine-tuning tools share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def add_finetune_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[str]) -> None:
+    """Add the arguments of a fine-tuning run.
+
+    Args:
+        parser: the tool's parser.
+        frameworks: frameworks of the task, in order of preference.
+    """
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    parser.add_argument("--config", required=True, help="config that a search wrote, or a config name or path")
+    parser.add_argument("--out", required=True, type=Path, help="folder of checkpoints, logs and metrics.json")
+    parser.add_argument("--data-root", type=Path, help="folder of the data sets, instead of the config's")
+    parser.add_argument(
+        "--framework", help=f"one of {', '.join(frameworks)}; default: by the config, else the first installed"
+    )
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
+    start.add_argument("--eval-only", action="store_true", help="evaluate without training")
+    parser.add_argument("--weights", type=Path, help="detector checkpoint to evaluate; default: the last in --out")
+    parser.add_argument(
+        "--opts", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="changes of the framework's config"
+    )
+
+
+def finetune_and_print(arguments: argparse.Namespace, frameworks: Sequence[str]) -> None:
+    """Run the fine-tuning and print its metrics.
+
+    Args:
+        arguments: what :func:`add_finetune_arguments` parsed.
+        frameworks: frameworks of the task, in order of preference.
+    """
+    from data_plugin.finetune_run import run_finetune
+
+    metrics = run_finetune(
+        arguments.config,
+        arguments.out,
+        frameworks,
+        framework=arguments.framework,
+        data_root=arguments.data_root,
+        options=arguments.opts,
+        resume=arguments.resume,
+        eval_only=arguments.eval_only,
+        weights=arguments.weights,
+    )
+    print("  ".join(f"{name} {value:.2f}" for name, value in metrics.items()))

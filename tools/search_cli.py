@@ -1,0 +1,108 @@
+"""Arguments and terminal output that the search tools share."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[str], example: str) -> None:
+    """Add the arguments of a search.
+
+    Args:
+        parser: the tool's parser.
+        frameworks: frameworks of the task, in order of preference.
+        example: a config name for the help text.
+    """
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    parser.add_argument("--config", required=True, help=f"config name such as {example}, or path")
+    parser.add_argument("--supernet", required=True, type=Path, help="supernet.safetensors that pre-training wrote")
+    parser.add_argument("--out", required=True, type=Path, help="output folder")
+    parser.add_argument(
+        "--group", required=True, nargs="+", action="extend", help="budgets in GFLOPs at 224x224, such as 3-4 4-5"
+    )
+    parser.add_argument("--data-root", type=Path, help="folder of the data sets, instead of the config's")
+    parser.add_argument("--framework", help=f"one of {', '.join(frameworks)}; default: the first installed")
+    parser.add_argument("--samples", type=int, default=100, help="networks drawn per group")
+    parser.add_argument("--images", type=_count_or_all, default=256, help="training images drawn, or 'all'")
+    parser.add_argument("--batch-size", type=int, default=4, help="images per batch")
+    parser.add_argument("--taps", help="feature maps to compare, such as C4,C5; default: those the model reads")
+    parser.add_argument(
+        "--norm", choices=("batch", "running"), default="batch", help="what batch norms normalise with in the search"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the drawn networks and images")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--overwrite", action="store_true", help="replace an output folder that is not empty")
+    parser.add_argument(
+        "--opts", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="changes of the framework's config"
+    )
+
+
+def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], finetune: str) -> None:
+    """Run the search and print the winners, how sure they are, and the command that fine-tunes them.
+
+    Args:
+        arguments: what :func:`add_search_arguments` parsed.
+        frameworks: frameworks of the task, in order of preference.
+        finetune: the tool that fine-tunes a winner.
+    """
+    from data_plugin.framework import CONFIG_ENDING
+    from data_plugin.search_run import SearchOptions, run_search
+
+    winners = run_search(
+        SearchOptions(
+            config=arguments.config,
+            framework=arguments.framework,
+            supernet=arguments.supernet,
+            data_root=arguments.data_root,
+            groups=arguments.group,
+            out=arguments.out,
+            samples=arguments.samples,
+            images=arguments.images,
+            batch_size=arguments.batch_size,
+            taps=arguments.taps,
+            norm=arguments.norm,
+            seed=arguments.seed,
+            device=arguments.device,
+            overwrite=arguments.overwrite,
+            options=arguments.opts,
+        ),
+        frameworks,
+    )
+    print(f"{'group':<12}{'architecture':<30}{'GFLOPs':>8}{'params (M)':>12}  score")
+    for winner in winners:
+        cost = f"{winner.flops / 1e9:>8.3f}{winner.params / 1e6:>12.2f}"
+        print(f"{winner.group:<12}{winner.arch!s:<30}{cost}  {_with_error(winner.score, winner.standard_error)}")
+    for winner in winners:
+        if winner.margin is None:
+            print(f"{winner.group}: it is the only candidate")
+        else:
+            lead = f"leads {winner.runner_up} by {_with_error(winner.margin, winner.margin_error)}"
+            print(
+                f"{winner.group}: {lead}{'' if winner.distinguishable else ', which is not distinguishable from none'}"
+            )
+    print(f"\nreport: {arguments.out / 'report.html'}\nfine-tune with:")
+    for winner in winners:
+        folder = arguments.out / winner.folder
+        for ending in CONFIG_ENDING.values():
+            for config in sorted(folder.glob(f"*{ending}")):
+                root = ["--data-root", str(arguments.data_root)] if arguments.data_root else []
+                print(
+                    "  "
+                    + shlex.join(["python", finetune, "--config", str(config), *root, "--out", f"{folder}/finetuned"])
+                )
+
+
+def _count_or_all(text: str) -> int | None:
+    if text == "all":
+        return None
+    count = int(text)
+    if count < 1:
+        raise ValueError(text)
+    return count
+
+
+def _with_error(value: float, error: float | None) -> str:
+    return f"{value:.5g}" if error is None else f"{value:.5g} ± {error:.2g}"
