@@ -15,7 +15,7 @@ GIGA, MEGA = 1e9, 1e6
 def render_report(search: Mapping[str, Any]) -> str:
     """The page for the contents of a ``search.json``."""
     winners, candidates, images = search["winners"], search["candidates"], search["images"]
-    unsure = [winner["group"] for winner in winners if not winner["distinguishable"]]
+    unsure = [winner["budget"] for winner in winners if not winner["distinguishable"]]
     template = Template(resources.files("data_plugin").joinpath("report.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(f"Search for {search['config']} with {search['framework']}"),
@@ -25,7 +25,7 @@ def render_report(search: Mapping[str, Any]) -> str:
         ),
         winners=_winner_table(winners),
         certainty=escape(
-            f"Not distinguishable from the runner-up on these images: {', '.join(unsure)} GFLOPs."
+            f"Not distinguishable from the runner-up on these images: {', '.join(unsure)}."
             if unsure
             else "Every winner leads its runner-up by more than 1.96 standard errors."
         ),
@@ -36,10 +36,10 @@ def render_report(search: Mapping[str, Any]) -> str:
 
 
 def _winner_table(winners: Sequence[Mapping[str, Any]]) -> str:
-    head = ["Group (GFLOPs)", "Architecture", "GFLOPs", "Parameters (M)", "Score", "Lead over runner-up", "Compared"]
+    head = ["Budget", "Architecture", "GFLOPs", "Parameters (M)", "Score", "Lead over runner-up", "Compared"]
     rows = [
         [
-            winner["group"],
+            winner["budget"],
             winner["arch"],
             f"{winner['flops'] / GIGA:.3f}",
             f"{winner['params'] / MEGA:.2f}",
@@ -53,12 +53,12 @@ def _winner_table(winners: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _candidate_table(candidates: Sequence[Mapping[str, Any]], taps: Sequence[str], best: set[str]) -> str:
-    head = ["Architecture", "Groups", "GFLOPs", "Parameters (M)", "Score", *taps]
+    head = ["Architecture", "Budgets", "GFLOPs", "Parameters (M)", "Score", *taps]
     rows = []
     for row in candidates:
         cells = [
             (row["arch"], row["arch"]),
-            (", ".join(row["groups"]), ", ".join(row["groups"])),
+            (", ".join(row["budgets"]), ", ".join(row["budgets"])),
             (f"{row['flops'] / GIGA:.3f}", row["flops"]),
             (f"{row['params'] / MEGA:.2f}", row["params"]),
             (_with_error(row["score"], row["standard_error"]), row["score"]),

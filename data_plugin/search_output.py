@@ -16,7 +16,7 @@ from data_plugin import cost
 from data_plugin.arch import Arch
 from data_plugin.artefact import save_backbone
 from data_plugin.backbones.data_resnet import DATAResNet
-from data_plugin.budget import FlopsGroup
+from data_plugin.budget import Budget
 from data_plugin.errors import UserError
 from data_plugin.report import render_report
 from data_plugin.search import SearchResult
@@ -27,24 +27,24 @@ DISTINGUISHABLE = 1.96
 
 @dataclass(frozen=True)
 class Winner:
-    """The closest network of a group.
+    """The closest network within a budget.
 
     Args:
-        group: the group's bounds in GFLOPs, such as ``3-4``.
+        budget: what the user called the budget, such as ``3-4`` for a group.
         arch: the network.
         flops: its multiply-accumulates at 224 x 224.
         params: its parameters.
         score: its mean distance to the teacher.
         standard_error: of the score over the images; None for a single image.
-        candidates: networks of the group that were compared.
-        runner_up: the second closest, None where the group has one candidate.
+        candidates: networks within the budget that were compared.
+        runner_up: the second closest, None where there is one candidate.
         margin: how much further the runner-up is, paired over the images.
         margin_error: standard error of the margin; None for a single image.
         distinguishable: whether the margin exceeds :data:`DISTINGUISHABLE` standard errors.
         folder: where the winner is, relative to the output folder.
     """
 
-    group: str
+    budget: str
     arch: Arch
     flops: int
     params: int
@@ -66,20 +66,20 @@ class Winner:
         }
 
 
-def pick_winner(result: SearchResult, group: FlopsGroup, candidates: Sequence[Arch]) -> Winner:
-    """The closest of a group's candidates, and how sure that is.
+def pick_winner(result: SearchResult, budget: Budget, candidates: Sequence[Arch]) -> Winner:
+    """The closest of the candidates within a budget, and how sure that is.
 
     Args:
         result: distances of at least these candidates.
-        group: the group.
-        candidates: its networks, at least one.
+        budget: the budget.
+        candidates: networks within it, at least one.
     """
     first, *others = result.ranking(candidates)
     arch = result.archs[first]
     margin, margin_error = result.margin(first, others[0]) if others else (None, None)
     sure = margin is not None and margin_error is not None and margin > DISTINGUISHABLE * margin_error
     return Winner(
-        group=str(group),
+        budget=budget.name,
         arch=arch,
         flops=cost.flops(arch),
         params=cost.params(arch),
@@ -90,7 +90,7 @@ def pick_winner(result: SearchResult, group: FlopsGroup, candidates: Sequence[Ar
         margin=margin,
         margin_error=_finite(margin_error),
         distinguishable=sure,
-        folder=f"winners/{group}",
+        folder=f"winners/{budget.folder}",
     )
 
 
@@ -120,8 +120,8 @@ def write_search(
     Args:
         out: the folder to make or replace.
         result: the distances.
-        candidates: the networks of every group.
-        winners: the winner of every group.
+        candidates: by name, the networks within every budget.
+        winners: the winner of every budget.
         networks: their networks with weights, in the same order.
         run: what was run (supernet, data, options, versions), JSON values only.
         write_configs: called with every winner and its folder, to add training configs.
@@ -160,15 +160,15 @@ def installed_versions(packages: Sequence[str]) -> dict[str, str]:
 
 
 def _candidates(result: SearchResult, candidates: Mapping[str, Sequence[Arch]]) -> dict[str, Any]:
-    groups: dict[Arch, list[str]] = {arch: [] for arch in result.archs}
-    for group, archs in candidates.items():
+    budgets: dict[Arch, list[str]] = {arch: [] for arch in result.archs}
+    for budget, archs in candidates.items():
         for arch in archs:
-            groups[arch].append(group)
+            budgets[arch].append(budget)
     scores, errors, by_tap = result.scores, result.standard_errors, result.distances.mean(axis=2)
     rows = [
         {
             "arch": str(arch),
-            "groups": groups[arch],
+            "budgets": budgets[arch],
             "flops": cost.flops(arch),
             "params": cost.params(arch),
             "score": float(scores[i]),

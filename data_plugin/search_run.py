@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from data_plugin import __version__
+from data_plugin import __version__, cost
 from data_plugin.artefact import PTH_FILE
 from data_plugin.backbones.extract import extract
-from data_plugin.budget import FlopsGroup
+from data_plugin.budget import Budget, Costs, all_groups
 from data_plugin.calibration import calibrate
 from data_plugin.checkpoint import SupernetInfo, load_supernet
 from data_plugin.errors import UserError
@@ -35,6 +36,7 @@ from data_plugin.search_output import (
     require_free,
     write_search,
 )
+from data_plugin.space import SearchSpace
 from data_plugin.taps import parse_taps
 
 
@@ -47,7 +49,10 @@ class SearchOptions:
         framework: the framework; None picks one, see :func:`data_plugin.framework.load_adapter`.
         supernet: the supernet's ``.safetensors`` file.
         data_root: folder of the data sets; None leaves the config's.
-        groups: groups such as ``3-4``, at least one.
+        groups: groups in GFLOPs such as ``3-4``.
+        budgets: budgets such as ``flops<=4.0G and params<=30M``.
+        all_groups: search all of the paper's groups that hold a network.
+        input_size: height and width in pixels at which FLOPs are counted.
         out: the output folder.
         samples: networks drawn per group (100 in DATA, section 4.1).
         images: images drawn from the config's training set; None takes all.
@@ -64,8 +69,11 @@ class SearchOptions:
     framework: str | None
     supernet: Path
     data_root: Path | None
-    groups: Sequence[str]
     out: Path
+    groups: Sequence[str] = ()
+    budgets: Sequence[str] = ()
+    all_groups: bool = False
+    input_size: tuple[int, int] = (224, 224)
     samples: int = 100
     images: int | None = 256
     batch_size: int = 4
@@ -85,22 +93,24 @@ def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner
         frameworks: frameworks of the task, in order of preference.
 
     Returns:
-        The winner of every group.
+        The winner of every budget.
 
     Raises:
         UserError: if anything that the user gave does not fit; nothing is written then.
     """
     require_free(options.out, options.overwrite)
-    groups = [FlopsGroup.parse(text) for text in dict.fromkeys(options.groups)]
     chosen_taps = None if options.taps is None else parse_taps(options.taps)
     supernet = load_supernet(options.supernet)
-    for group in groups:
-        group.require_any(supernet.info.space)
+    costs = {"flops": lambda table: cost.flops(table, options.input_size), "params": cost.params}
+    budgets = _budgets(options, supernet.info.space, costs)
     framework, adapter = load_adapter(options.framework, options.config, frameworks)
     config = adapter.load_config(options.config, options.options, options.data_root)
     supernet.info.input_format.require(adapter.input_format(config), f"the config {options.config}")
     taps = chosen_taps or adapter.taps(config)
-    candidates = {str(group): supernet.info.space.sample(options.samples, options.seed, group.fits) for group in groups}
+    candidates = {
+        budget.name: supernet.info.space.sample(options.samples, options.seed, partial(budget.fits, costs=costs))
+        for budget in budgets
+    }
     archs = sorted({arch for found in candidates.values() for arch in found})
 
     device = pick_device(options.device)
@@ -108,7 +118,7 @@ def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner
     batches = adapter.image_batches(config, options.images, options.batch_size, options.seed)
     with _progress(len(archs) * len(batches)) as advance:
         result = search(query, key, archs, batches, taps, norm=options.norm, progress=advance)
-    winners = [pick_winner(result, group, candidates[str(group)]) for group in groups]
+    winners = [pick_winner(result, budget, candidates[budget.name]) for budget in budgets]
     networks = [extract(query, winner.arch).cpu() for winner in winners]
     calibrate(networks, (batch.images for batch in batches))
 
@@ -136,6 +146,19 @@ def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner
 
     write_search(options.out, result, candidates, winners, networks, run, write_configs)
     return winners
+
+
+def _budgets(options: SearchOptions, space: SearchSpace, costs: Costs) -> list[Budget]:
+    """The budgets that were asked for, each of which holds a network of the space."""
+    budgets = [Budget.group(text) for text in dict.fromkeys(options.groups)]
+    budgets += [Budget.parse(text) for text in dict.fromkeys(options.budgets)]
+    for budget in budgets:
+        budget.require_any(space, costs)
+    if options.all_groups:
+        budgets += [group for group in all_groups(space, costs) if group not in budgets]
+    if not budgets:
+        raise UserError("no budget was given; name one with --group, --budget or --all-groups")
+    return budgets
 
 
 def pick_device(name: str) -> torch.device:

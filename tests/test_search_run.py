@@ -9,7 +9,6 @@ import torch
 from data_plugin import Arch, SearchSpace, cost
 from data_plugin.artefact import load_backbone
 from data_plugin.backbones import DynamicResNet
-from data_plugin.budget import FlopsGroup
 from data_plugin.checkpoint import Supernet, SupernetInfo, load_supernet, save_supernet
 from data_plugin.framework import ImageBatch
 from data_plugin.input_format import InputFormat
@@ -70,14 +69,16 @@ def test_writes_the_closest_network_of_every_group(adapter, supernet, tmp_path, 
     found = json.loads((out / "search.json").read_text())
     loaded = load_supernet(supernet)
     for text, winner in zip(GROUPS, found["winners"], strict=True):
-        group = FlopsGroup.parse(text)
-        archs = SPACE.sample(10, 0, group.fits)
+        low, high = (float(bound) * 1e9 for bound in text.split("-"))
+        archs = SPACE.sample(
+            10, 0, lambda table, low=low, high=high: (cost.flops(table) >= low) & (cost.flops(table) < high)
+        )
         result = search(loaded.query, loaded.key, archs, batches(), ["C5"])
         best = min(archs, key=lambda arch: result.scores[result.archs.index(arch)])
         assert Arch.parse(winner["arch"]) == best
         assert winner["score"] == pytest.approx(result.scores.min())
         assert winner["flops"] == cost.flops(best)
-        assert group.low * 1e9 <= winner["flops"] < group.high * 1e9
+        assert low <= winner["flops"] < high
         network = load_backbone(out / winner["folder"])
         assert network.arch == best
         assert torch.equal(network.conv1.weight, loaded.query.conv1.weight[: best.stem])
@@ -100,6 +101,26 @@ def test_the_report_names_every_candidate_and_loads_nothing(adapter, supernet, t
     assert not any(word in page for word in ("src=", "<link", "@import"))
 
 
+def test_budgets_combine_and_count_flops_at_the_given_size(adapter, supernet, tmp_path):
+    flops, params = ([f(arch) for arch in SPACE] for f in (lambda a: cost.flops(a, (96, 64)), cost.params))
+    most_flops, most_params = sorted(flops)[len(flops) // 2], sorted(params)[len(params) // 2]
+    text = f"flops<={most_flops} and params<={most_params}"
+    more = ["--group", "0-1", "--budget", text, "--input-size", "96x64", "--samples", "1000"]
+    with pytest.warns(UserWarning, match="only"):
+        assert search_det.main(arguments(supernet, tmp_path / "out", *more)) == 0
+    rows = json.loads((tmp_path / "out" / "search.json").read_text())["candidates"]
+    found = {row["arch"] for row in rows if text in row["budgets"]}
+    archs = zip(SPACE, flops, params, strict=True)
+    assert found == {str(arch) for arch, f, p in archs if f <= most_flops and p <= most_params}
+    assert 0 < len(found) < len(rows) == len(SPACE)
+
+
+def test_without_a_budget_it_says_how_to_give_one(adapter, supernet, tmp_path, capsys):
+    without = arguments(supernet, tmp_path / "out", "--group")[:-1]
+    assert search_det.main([word for word in without if word != "--group"]) == 2
+    assert "--budget" in capsys.readouterr().err
+
+
 def test_the_same_seed_gives_the_same_search(adapter, supernet, tmp_path):
     contents = []
     for name in ("a", "b"):
@@ -111,11 +132,14 @@ def test_the_same_seed_gives_the_same_search(adapter, supernet, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--group", "3-4"], "no network of this space lies in the group 3-4"),
+        (["--group", "3-4"], "no network of this space is within 3-4"),
         (["--group", "4-3"], "no room"),
         (["--group", "three"], "'three' is not a group"),
         (["--taps", "C9"], "C9 is no tap"),
         (["--supernet", "none.safetensors"], "none.safetensors is not a file"),
+        (["--group", "0-1", "--budget", "params<=1"], "no network of this space is within params<=1"),
+        (["--group", "0-1", "--budget", "speed<=1"], "'speed' in 'speed<=1' cannot be bounded"),
+        (["--group", "0-1", "--all-groups"], "no network of this space is within 1 to 8 GFLOPs"),
         (["--samples", "0"], "0 networks were asked for"),
         (["--device", "tpu7"], "tpu7"),
     ],

@@ -21,11 +21,18 @@ def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[s
     parser.add_argument("--supernet", required=True, type=Path, help="supernet.safetensors that pre-training wrote")
     parser.add_argument("--out", required=True, type=Path, help="output folder")
     parser.add_argument(
-        "--group", required=True, nargs="+", action="extend", help="budgets in GFLOPs at 224x224, such as 3-4 4-5"
+        "--group", nargs="+", action="extend", default=[], help="budgets between two costs in GFLOPs, such as 3-4 4-5"
+    )
+    parser.add_argument(
+        "--budget", nargs="+", action="extend", default=[], help="budgets such as 'flops<=4.0G and params<=30M'"
+    )
+    parser.add_argument("--all-groups", action="store_true", help="the groups 1-2 to 7-8, as in the paper")
+    parser.add_argument(
+        "--input-size", type=_size, default=(224, 224), metavar="N|HxW", help="pixels at which FLOPs are counted"
     )
     parser.add_argument("--data-root", type=Path, help="folder of the data sets, instead of the config's")
     parser.add_argument("--framework", help=f"one of {', '.join(frameworks)}; default: the first installed")
-    parser.add_argument("--samples", type=int, default=100, help="networks drawn per group")
+    parser.add_argument("--samples", type=int, default=100, help="networks drawn per budget")
     parser.add_argument("--images", type=_count_or_all, default=256, help="training images drawn, or 'all'")
     parser.add_argument("--batch-size", type=int, default=4, help="images per batch")
     parser.add_argument("--taps", help="feature maps to compare, such as C4,C5; default: those the model reads")
@@ -57,8 +64,11 @@ def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], f
             framework=arguments.framework,
             supernet=arguments.supernet,
             data_root=arguments.data_root,
-            groups=arguments.group,
             out=arguments.out,
+            groups=arguments.group,
+            budgets=arguments.budget,
+            all_groups=arguments.all_groups,
+            input_size=arguments.input_size,
             samples=arguments.samples,
             images=arguments.images,
             batch_size=arguments.batch_size,
@@ -71,17 +81,17 @@ def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], f
         ),
         frameworks,
     )
-    print(f"{'group':<12}{'architecture':<30}{'GFLOPs':>8}{'params (M)':>12}  score")
+    print(f"{'budget':<12}{'architecture':<30}{'GFLOPs':>8}{'params (M)':>12}  score")
     for winner in winners:
         cost = f"{winner.flops / 1e9:>8.3f}{winner.params / 1e6:>12.2f}"
-        print(f"{winner.group:<12}{winner.arch!s:<30}{cost}  {_with_error(winner.score, winner.standard_error)}")
+        print(f"{winner.budget:<12}{winner.arch!s:<30}{cost}  {_with_error(winner.score, winner.standard_error)}")
     for winner in winners:
         if winner.margin is None:
-            print(f"{winner.group}: it is the only candidate")
+            print(f"{winner.budget}: it is the only candidate")
         else:
             lead = f"leads {winner.runner_up} by {_with_error(winner.margin, winner.margin_error)}"
             print(
-                f"{winner.group}: {lead}{'' if winner.distinguishable else ', which is not distinguishable from none'}"
+                f"{winner.budget}: {lead}{'' if winner.distinguishable else ', which is not distinguishable from none'}"
             )
     print(f"\nreport: {arguments.out / 'report.html'}\nfine-tune with:")
     for winner in winners:
@@ -102,6 +112,11 @@ def _count_or_all(text: str) -> int | None:
     if count < 1:
         raise ValueError(text)
     return count
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    return int(height), int(width or height)
 
 
 def _with_error(value: float, error: float | None) -> str:
