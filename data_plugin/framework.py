@@ -56,6 +56,10 @@ class ImageBatches(Protocol):
         """Number of batches."""
         ...
 
+    def only(self, indices: Sequence[int]) -> ImageBatches:
+        """Some of the batches, by ascending index, without reading the others."""
+        ...
+
 
 class Adapter(Protocol):
     """One framework, to search and fine-tune with; ``config`` is that framework's own config object throughout."""

@@ -17,7 +17,9 @@ from data_plugin.backbones.dynamic_resnet import DynamicResNet
 from data_plugin.backbones.sliced import batch_statistics
 from data_plugin.errors import UserError
 from data_plugin.framework import ImageBatch, ImageBatches
+from data_plugin.partial_search import BatchDistances, PartialSearch
 from data_plugin.prefix_tree import tree_order, walk
+from data_plugin.ranks import from_all, from_first, rank, rank_count
 from data_plugin.relation import TEMPERATURE, TeacherRelation
 from data_plugin.taps import STAGE_TAPS, check_taps
 
@@ -34,7 +36,7 @@ class SearchResult:
         taps: the feature maps that were compared.
         distances: per tap, network and image, shape (taps, archs, images), float64.
         images: what identifies each image.
-        data_hash: SHA-256 of the pixels that the networks saw.
+        data_hash: SHA-256 over the hashes of the batches' pixels as the networks saw them.
     """
 
     archs: Sequence[Arch]
@@ -79,12 +81,14 @@ def search(
     *,
     temperature: float = TEMPERATURE,
     norm: str = "batch",
+    partial: PartialSearch | None = None,
     progress: Callable[[int], None] = lambda networks: None,
 ) -> SearchResult:
     """Measure how far each network is from the teacher on every image.
 
     The teacher, the key branch at its largest, runs once a batch; the students, subnets of the query branch,
-    are walked as a prefix tree, and each distinct feature map is compared once.
+    are walked as a prefix tree, and each distinct feature map is compared once. Where several processes work
+    together (:mod:`data_plugin.ranks`), each measures some of the batches, and all return the same result.
 
     Args:
         query: branch of the students, on the device to compute on; left in evaluation mode, as is ``key``.
@@ -95,55 +99,71 @@ def search(
         temperature: of the relation softmax.
         norm: what batch norms normalise with, one of :data:`NORM_POLICIES`; padding is excluded from the
             distances, not from batch statistics.
+        partial: keeps every finished batch, and tells which are finished already.
         progress: called with the number of networks that a finished part of a batch has settled.
 
     Returns:
         Distances per tap, network and image.
 
     Raises:
-        UserError: if there is no network or no image, or a tap or policy is unknown.
+        UserError: if there is no network or no image, a tap or policy is unknown, or ``partial`` is of another search.
     """
     taps = check_taps(taps)
     if not archs:
         raise UserError("there is no network to search among; widen the budget")
+    if not len(batches):
+        raise UserError("there is no image to search on; expected at least one")
     if norm not in NORM_POLICIES:
         raise UserError(f"the norm policy is {norm!r}; expected one of {', '.join(NORM_POLICIES)}")
     archs = tree_order(archs)
-    stages = [STAGE_TAPS.index(tap) for tap in taps]
-    device = next(query.parameters()).device
-    digest, names, distances = hashlib.sha256(), [], []
-
+    before = from_first({} if partial is None else partial.read())
+    progress(len(archs) * len(before))
+    todo = [index for index in range(len(batches)) if index not in before][rank() :: rank_count()]
+    measured = {}
     with torch.inference_mode(), ExitStack() as normalisation:
         for network in (query, key):
             network.eval()
             if norm == "batch":
                 normalisation.enter_context(batch_statistics(network))
-        for batch in batches:
-            digest.update(batch.images.contiguous().cpu().numpy().tobytes())
-            images = batch.images.to(device)
-            maps = key(images, key.space.largest)
-            teachers = {stage: _Teacher(maps[stage], batch, temperature) for stage in stages}
-            found = torch.zeros(len(taps), len(archs), len(batch.names), dtype=torch.float64)
+        for index, batch in zip(todo, batches.only(todo), strict=True):
+            measured[index] = _measure(query, key, archs, batch, taps, temperature, progress)
+            if partial is not None:
+                partial.write(index, measured[index])
+    found = {index: part for parts in [before, *from_all(measured)] for index, part in parts.items()}
+    return _result(archs, taps, [found[index] for index in range(len(batches))])
 
-            def visit(
-                stage: int,
-                features: Tensor,
-                first: int,
-                end: int,
-                teachers: dict[int, _Teacher] = teachers,
-                found: Tensor = found,
-            ) -> None:
-                if stage in teachers:
-                    found[stages.index(stage), first:end] = teachers[stage].distance(features).cpu()
-                if stage == stages[-1]:
-                    progress(end - first)
 
-            walk(query, images, archs, stages[-1], visit)
-            distances.append(found.numpy())
-            names.extend(batch.names)
-    if not names:
-        raise UserError("there is no image to search on; expected at least one")
-    return SearchResult(archs, taps, np.concatenate(distances, axis=2), names, digest.hexdigest())
+def _measure(
+    query: DynamicResNet,
+    key: DynamicResNet,
+    archs: Sequence[Arch],
+    batch: ImageBatch,
+    taps: Sequence[str],
+    temperature: float,
+    progress: Callable[[int], None],
+) -> BatchDistances:
+    stages = [STAGE_TAPS.index(tap) for tap in taps]
+    images = batch.images.to(next(query.parameters()).device)
+    maps = key(images, key.space.largest)
+    teachers = {stage: _Teacher(maps[stage], batch, temperature) for stage in stages}
+    distances = np.zeros((len(taps), len(archs), len(batch.names)))
+
+    def visit(stage: int, features: Tensor, first: int, end: int) -> None:
+        if stage in teachers:
+            distances[stages.index(stage), first:end] = teachers[stage].distance(features).cpu().numpy()
+        if stage == stages[-1]:
+            progress(end - first)
+
+    walk(query, images, archs, stages[-1], visit)
+    pixels = batch.images.contiguous().cpu().numpy().tobytes()
+    return BatchDistances(distances, tuple(batch.names), hashlib.sha256(pixels).hexdigest())
+
+
+def _result(archs: Sequence[Arch], taps: Sequence[str], parts: Sequence[BatchDistances]) -> SearchResult:
+    distances = np.concatenate([part.distances for part in parts], axis=2)
+    names = [name for part in parts for name in part.images]
+    data_hash = hashlib.sha256("".join(part.sha256 for part in parts).encode()).hexdigest()
+    return SearchResult(archs, taps, distances, names, data_hash)
 
 
 class _Teacher:

@@ -25,6 +25,10 @@ DISTINGUISHABLE = 1.96
 """Standard errors by which a winner has to lead for the report to call it distinguishable (95 %, two-sided)."""
 
 
+PARTIAL = "partial"
+"""Folder of an unfinished search in its output folder."""
+
+
 @dataclass(frozen=True)
 class Winner:
     """The closest network within a budget.
@@ -94,15 +98,25 @@ def pick_winner(result: SearchResult, budget: Budget, candidates: Sequence[Arch]
     )
 
 
-def require_free(out: Path, overwrite: bool) -> None:
+def require_free(out: Path, overwrite: bool, resume: bool) -> None:
     """Check that an output folder may be written.
 
+    Args:
+        out: the folder.
+        overwrite: whether what it holds may be replaced.
+        resume: whether the unfinished search that it holds goes on.
+
     Raises:
-        UserError: if it is a file, or holds anything and ``overwrite`` is not set.
+        UserError: if it is a file; holds anything and neither is set; or holds nothing to resume.
     """
     if out.is_file():
         raise UserError(f"the output {out} is a file; expected a folder that may be made")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
+    held = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if resume and held != {PARTIAL}:
+        raise UserError(f"the output folder {out} holds no unfinished search; start one without --resume")
+    if held == {PARTIAL} and not (resume or overwrite):
+        raise UserError(f"the output folder {out} holds an unfinished search; add --resume or --overwrite")
+    if held and not (resume or overwrite):
         raise UserError(f"the output folder {out} is not empty; name another or add --overwrite")
 
 
@@ -178,7 +192,7 @@ def _candidates(result: SearchResult, candidates: Mapping[str, Sequence[Arch]]) 
         for i, arch in enumerate(result.archs)
     ]
     images = {"count": len(result.images), "sha256": result.data_hash, "names": list(result.images)}
-    return {"taps": list(result.taps), "images": images, "candidates": sorted(rows, key=lambda row: row["score"])}
+    return {"images": images, "candidates": sorted(rows, key=lambda row: row["score"])}
 
 
 def _finite(value: float | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,8 +28,11 @@ from data_plugin.framework import (
     load_adapter,
     named_config,
 )
+from data_plugin.partial_search import PartialSearch
+from data_plugin.ranks import joined_ranks, local_device, rank, rank_count
 from data_plugin.search import search
 from data_plugin.search_output import (
+    PARTIAL,
     Winner,
     file_hash,
     installed_versions,
@@ -62,6 +66,7 @@ class SearchOptions:
         seed: seed of both draws.
         device: a torch device, or ``auto``.
         overwrite: replace an output folder that holds something.
+        resume: go on with the unfinished search in the output folder.
         options: ``KEY=VALUE`` changes of the config.
     """
 
@@ -82,6 +87,7 @@ class SearchOptions:
     seed: int = 0
     device: str = "auto"
     overwrite: bool = False
+    resume: bool = False
     options: Sequence[str] = ()
 
 
@@ -93,12 +99,18 @@ def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner
         frameworks: frameworks of the task, in order of preference.
 
     Returns:
-        The winner of every budget.
+        The winner of every budget; nothing in processes other than the first of several.
 
     Raises:
         UserError: if anything that the user gave does not fit; nothing is written then.
     """
-    require_free(options.out, options.overwrite)
+    with joined_ranks():
+        return _search(options, frameworks)
+
+
+def _search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner]:
+    unfinished = options.out / PARTIAL
+    require_free(options.out, options.overwrite, options.resume)
     chosen_taps = None if options.taps is None else parse_taps(options.taps)
     supernet = load_supernet(options.supernet)
     costs = {"flops": lambda table: cost.flops(table, options.input_size), "params": cost.params}
@@ -106,37 +118,52 @@ def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner
     framework, adapter = load_adapter(options.framework, options.config, frameworks)
     config = adapter.load_config(options.config, options.options, options.data_root)
     supernet.info.input_format.require(adapter.input_format(config), f"the config {options.config}")
-    taps = chosen_taps or adapter.taps(config)
     candidates = {
         budget.name: supernet.info.space.sample(options.samples, options.seed, partial(budget.fits, costs=costs))
         for budget in budgets
     }
     archs = sorted({arch for found in candidates.values() for arch in found})
-
+    packages = ["torch", *(package for name in frameworks for package in DISTRIBUTIONS[name])]
+    run = {
+        "format": 1,
+        "framework": framework,
+        "config": options.config,
+        "options": list(options.options),
+        "data_root": None if options.data_root is None else str(options.data_root),
+        "supernet": _description(options.supernet, supernet.info),
+        "taps": list(chosen_taps or adapter.taps(config)),
+        "norm": options.norm,
+        "budgets": list(candidates),
+        "input_size": list(options.input_size),
+        "samples": options.samples,
+        "images_asked_for": options.images,
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+        "versions": {"data_plugin": __version__, **installed_versions(packages)},
+    }
+    if options.overwrite and rank() == 0:
+        shutil.rmtree(unfinished, ignore_errors=True)
     device = pick_device(options.device)
     query, key = supernet.query.to(device), supernet.key.to(device)
     batches = adapter.image_batches(config, options.images, options.batch_size, options.seed)
     with _progress(len(archs) * len(batches)) as advance:
-        result = search(query, key, archs, batches, taps, norm=options.norm, progress=advance)
+        result = search(
+            query,
+            key,
+            archs,
+            batches,
+            run["taps"],
+            norm=options.norm,
+            partial=PartialSearch(unfinished, run),
+            progress=advance,
+        )
+    if rank() != 0:
+        return []
     winners = [pick_winner(result, budget, candidates[budget.name]) for budget in budgets]
     networks = [extract(query, winner.arch).cpu() for winner in winners]
     calibrate(networks, (batch.images for batch in batches))
 
     configs = {framework: (adapter, config), **_same_config(options, framework, frameworks)}
-    packages = ["torch", *(package for name in configs for package in DISTRIBUTIONS[name])]
-    run = {
-        "format": 1,
-        "framework": framework,
-        "config": options.config,
-        "options": " ".join(options.options),
-        "data_root": None if options.data_root is None else str(options.data_root),
-        "supernet": _description(options.supernet, supernet.info),
-        "norm": options.norm,
-        "winner_norm_statistics": "recalibrated on the images of the search",
-        "samples": options.samples,
-        "seed": options.seed,
-        "versions": {"data_plugin": __version__, **installed_versions(packages)},
-    }
 
     def write_configs(winner: Winner, folder: Path) -> None:
         weights = (options.out / winner.folder / PTH_FILE).resolve()
@@ -144,7 +171,10 @@ def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner
             path = folder / f"{Path(options.config).stem}{CONFIG_ENDING[name]}"
             other.write_config(other_config, winner.arch, weights, path)
 
-    write_search(options.out, result, candidates, winners, networks, run, write_configs)
+    statistics = "recalibrated on the images of the search"
+    write_search(
+        options.out, result, candidates, winners, networks, {**run, "winner_norm_statistics": statistics}, write_configs
+    )
     return winners
 
 
@@ -162,13 +192,13 @@ def _budgets(options: SearchOptions, space: SearchSpace, costs: Costs) -> list[B
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` is the first GPU where there is one, else the CPU.
+    """The device of that name; ``auto`` is this process's GPU where there is one, else the CPU.
 
     Raises:
         UserError: if there is no such device.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return local_device()
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
@@ -201,6 +231,7 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns) as progress:
+    with Progress(*columns, disable=rank() != 0) as progress:
         task = progress.add_task("networks x batches", total=total)
-        yield lambda networks: progress.advance(task, networks)
+        # Every process settles its share at about the same pace; the first one shows that of all.
+        yield lambda networks: progress.advance(task, networks * rank_count())

@@ -30,6 +30,9 @@ class Batches:
     def __len__(self) -> int:
         return len(self.items)
 
+    def only(self, indices: Sequence[int]) -> "Batches":
+        return Batches([self.items[index] for index in indices])
+
 
 def batches(*sizes: Sequence[tuple[int, int]]) -> Batches:
     torch.manual_seed(1)

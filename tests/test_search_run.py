@@ -27,6 +27,9 @@ GROUPS = [f"0-{MIDDLE:.6f}", f"{MIDDLE:.6f}-1"]
 class Batches(list):
     """Three images, one a batch."""
 
+    def only(self, indices):
+        return Batches(self[index] for index in indices)
+
 
 def batches() -> Batches:
     generator = torch.Generator().manual_seed(0)
@@ -41,7 +44,7 @@ def adapter(monkeypatch) -> SimpleNamespace:
         load_config=lambda config, options, data_root: {"options": list(options)},
         input_format=lambda config: InputFormat.imagenet(),
         taps=lambda config: ("C5",),
-        image_batches=lambda config, count, batch_size, seed: batches()[:count],
+        image_batches=lambda config, count, batch_size, seed: Batches(batches()[:count]),
         write_config=lambda config, arch, weights, path: path.write_text(f"{arch} {weights}"),
     )
     monkeypatch.setattr("data_plugin.search_run.load_adapter", lambda *_: ("mmdet", fake))
@@ -129,6 +132,37 @@ def test_the_same_seed_gives_the_same_search(adapter, supernet, tmp_path):
     assert contents[0] == contents[1]
 
 
+def test_a_killed_search_resumes_to_the_same_result(adapter, supernet, tmp_path, capsys):
+    assert search_det.main(arguments(supernet, tmp_path / "whole")) == 0
+    read: list[str] = []
+
+    class Dying(Batches):
+        def only(self, indices):
+            for index in indices:
+                if len(read) == 2:
+                    raise KeyboardInterrupt
+                read.append(self[index].names[0])
+                yield self[index]
+
+    adapter.image_batches = lambda config, count, batch_size, seed: Dying(batches())
+    with pytest.raises(KeyboardInterrupt):
+        search_det.main(arguments(supernet, tmp_path / "out"))
+    assert read == ["0.jpg", "1.jpg"]
+
+    assert search_det.main(arguments(supernet, tmp_path / "out")) == 2
+    assert "add --resume or --overwrite" in capsys.readouterr().err
+    assert search_det.main(arguments(supernet, tmp_path / "out", "--resume", "--seed", "1")) == 2
+    assert "another seed (0, now 1)" in capsys.readouterr().err
+
+    read.clear()
+    assert search_det.main(arguments(supernet, tmp_path / "out", "--resume")) == 0
+    assert read == ["2.jpg"]
+    whole, resumed = ((tmp_path / name / "search.json").read_text() for name in ("whole", "out"))
+    assert whole == resumed
+    assert search_det.main(arguments(supernet, tmp_path / "out", "--resume")) == 2
+    assert "holds no unfinished search" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -169,20 +203,23 @@ def test_an_output_that_holds_something_is_kept_unless_told(adapter, supernet, t
     assert not (tmp_path / "out" / "precious").exists()
 
 
-def test_a_failure_while_writing_leaves_nothing(adapter, supernet, tmp_path):
+def test_a_failure_while_writing_leaves_only_what_resume_needs(adapter, supernet, tmp_path):
     def full_disk(config, arch, weights, path):
         path.write_text("half")
         raise OSError("No space left on device")
 
-    adapter.write_config = full_disk
+    whole, adapter.write_config = adapter.write_config, full_disk
     with pytest.raises(OSError, match="No space"):
         search_det.main(arguments(supernet, tmp_path / "out"))
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.rglob("*") if path.is_dir()] == ["out", "partial"]
+    adapter.write_config = whole
+    assert search_det.main(arguments(supernet, tmp_path / "out", "--resume")) == 0
+    assert not (tmp_path / "out" / "partial").exists()
 
 
 def test_a_winner_that_does_not_lead_is_called_so(adapter, supernet, tmp_path, capsys):
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
-    adapter.image_batches = lambda config, count, batch_size, seed: batches()[:1]
+    adapter.image_batches = lambda config, count, batch_size, seed: Batches(batches()[:1])
     search_det.main(arguments(supernet, tmp_path / "out"))
     winner = json.loads((tmp_path / "out" / "search.json").read_text())["winners"][0]
     assert winner["standard_error"] is None

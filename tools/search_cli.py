@@ -41,6 +41,7 @@ def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[s
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the drawn networks and images")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--resume", action="store_true", help="go on with the unfinished search in --out")
     parser.add_argument("--overwrite", action="store_true", help="replace an output folder that is not empty")
     parser.add_argument(
         "--opts", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="changes of the framework's config"
@@ -48,7 +49,7 @@ def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[s
 
 
 def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], finetune: str) -> None:
-    """Run the search and print the winners, how sure they are, and the command that fine-tunes them.
+    """Run the search and, in the first process, print the winners, how sure they are, and how to fine-tune them.
 
     Args:
         arguments: what :func:`add_search_arguments` parsed.
@@ -77,10 +78,13 @@ def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], f
             seed=arguments.seed,
             device=arguments.device,
             overwrite=arguments.overwrite,
+            resume=arguments.resume,
             options=arguments.opts,
         ),
         frameworks,
     )
+    if not winners:
+        return
     print(f"{'budget':<12}{'architecture':<30}{'GFLOPs':>8}{'params (M)':>12}  score")
     for winner in winners:
         cost = f"{winner.flops / 1e9:>8.3f}{winner.params / 1e6:>12.2f}"
