@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_plugin.arch import Arch
 from data_plugin.errors import UserError
 from data_plugin.files import write_whole
+
+RUN_FILE = "run.json"
+"""What was run and on which networks, beside the files of the batches."""
 
 
 @dataclass(frozen=True)
@@ -31,21 +35,25 @@ class BatchDistances:
 
 @dataclass(frozen=True)
 class PartialSearch:
-    """The folder of an unfinished search.
+    """The folder of an unfinished search; :func:`open_partial` makes it.
 
     Args:
         folder: is made with the first finished batch.
         run: everything that decides the distances, JSON values only.
+        candidates: by budget, the networks that are compared.
     """
 
     folder: Path
     run: Mapping[str, Any]
+    candidates: Mapping[str, Sequence[Arch]]
 
     def write(self, index: int, batch: BatchDistances) -> None:
         """Keep the distances of batch ``index``."""
-        description = self.folder / "run.json"
+        description = self.folder / RUN_FILE
         if not description.is_file():
-            write_whole(description, lambda path: path.write_text(json.dumps(self.run, indent=1)))
+            names = {budget: [str(arch) for arch in archs] for budget, archs in self.candidates.items()}
+            text = json.dumps({"run": self.run, "candidates": names}, indent=1)
+            write_whole(description, lambda path: path.write_text(text))
 
         def save(path: Path) -> None:
             with path.open("wb") as file:
@@ -54,23 +62,37 @@ class PartialSearch:
         write_whole(self.folder / f"batch-{index:06d}.npz", save)
 
     def read(self) -> dict[int, BatchDistances]:
-        """The batches that are finished, by their index.
-
-        Raises:
-            UserError: if they are those of another search; the message names an entry that differs.
-        """
-        description = self.folder / "run.json"
-        if not description.is_file():
-            return {}
-        before, now = json.loads(description.read_text()), json.loads(json.dumps(self.run))
-        differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-        if differing:
-            key = differing[0]
-            raise UserError(
-                f"{self.folder} holds a search with another {key.replace('_', ' ')} ({_short(before.get(key))}, now "
-                f"{_short(now.get(key))}); resume with the same arguments, or start anew with --overwrite"
-            )
+        """The batches that are finished, by their index."""
         return {int(path.stem.removeprefix("batch-")): _load(path) for path in self.folder.glob("batch-*.npz")}
+
+
+def open_partial(
+    folder: Path, run: Mapping[str, Any], draw: Callable[[], Mapping[str, Sequence[Arch]]]
+) -> PartialSearch:
+    """Go on with the unfinished search of a folder, or start one.
+
+    Args:
+        folder: where the search keeps what it has.
+        run: everything that decides the distances, JSON values only.
+        draw: gives the candidates of a new search; an unfinished one keeps its own, which a budget in measured
+            latency would not give a second time.
+
+    Raises:
+        UserError: if the folder holds another search; the message names an entry that differs.
+    """
+    if not (folder / RUN_FILE).is_file():
+        return PartialSearch(folder, run, draw())
+    held = json.loads((folder / RUN_FILE).read_text())
+    before, now = held["run"], json.loads(json.dumps(run))
+    differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if differing:
+        key = differing[0]
+        raise UserError(
+            f"{folder} holds a search with another {key.replace('_', ' ')} ({_short(before.get(key))}, now "
+            f"{_short(now.get(key))}); resume with the same arguments, or start anew with --overwrite"
+        )
+    candidates = {budget: [Arch.parse(name) for name in names] for budget, names in held["candidates"].items()}
+    return PartialSearch(folder, run, candidates)
 
 
 def _load(path: Path) -> BatchDistances:

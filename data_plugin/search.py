@@ -106,7 +106,7 @@ def search(
         Distances per tap, network and image.
 
     Raises:
-        UserError: if there is no network or no image, a tap or policy is unknown, or ``partial`` is of another search.
+        UserError: if there is no network or no image, or a tap or policy is unknown.
     """
     taps = check_taps(taps)
     if not archs:

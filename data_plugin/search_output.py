@@ -45,6 +45,8 @@ class Winner:
         margin: how much further the runner-up is, paired over the images.
         margin_error: standard error of the margin; None for a single image.
         distinguishable: whether the margin exceeds :data:`DISTINGUISHABLE` standard errors.
+        measured: per measured quantity of the budget, its cost composed of its blocks and measured whole, in s
+            or bytes.
         folder: where the winner is, relative to the output folder.
     """
 
@@ -59,6 +61,7 @@ class Winner:
     margin: float | None
     margin_error: float | None
     distinguishable: bool
+    measured: Mapping[str, tuple[float, float]]
     folder: str
 
     def to_json(self) -> dict[str, Any]:
@@ -70,13 +73,19 @@ class Winner:
         }
 
 
-def pick_winner(result: SearchResult, budget: Budget, candidates: Sequence[Arch]) -> Winner:
+def pick_winner(
+    result: SearchResult,
+    budget: Budget,
+    candidates: Sequence[Arch],
+    checks: Mapping[str, Callable[[Arch], tuple[float, float]]],
+) -> Winner:
     """The closest of the candidates within a budget, and how sure that is.
 
     Args:
         result: distances of at least these candidates.
         budget: the budget.
         candidates: networks within it, at least one.
+        checks: per measured quantity, what gives a network's cost composed of its blocks and measured whole.
     """
     first, *others = result.ranking(candidates)
     arch = result.archs[first]
@@ -94,6 +103,7 @@ def pick_winner(result: SearchResult, budget: Budget, candidates: Sequence[Arch]
         margin=margin,
         margin_error=_finite(margin_error),
         distinguishable=sure,
+        measured={quantity: check(arch) for quantity, check in checks.items()},
         folder=f"winners/{budget.folder}",
     )
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from data_plugin import __version__, cost
+from data_plugin.arch import Arch
 from data_plugin.artefact import PTH_FILE
 from data_plugin.backbones.extract import extract
 from data_plugin.budget import Budget, Costs, all_groups
@@ -24,12 +26,14 @@ from data_plugin.framework import (
     CONFIG_ENDING,
     DISTRIBUTIONS,
     Adapter,
+    ImageBatches,
     is_installed,
     load_adapter,
     named_config,
 )
-from data_plugin.partial_search import PartialSearch
-from data_plugin.ranks import joined_ranks, local_device, rank, rank_count
+from data_plugin.measured_cost import MeasuredCosts
+from data_plugin.partial_search import PartialSearch, open_partial
+from data_plugin.ranks import from_first, joined_ranks, local_device, rank, rank_count
 from data_plugin.search import search
 from data_plugin.search_output import (
     PARTIAL,
@@ -56,7 +60,8 @@ class SearchOptions:
         groups: groups in GFLOPs such as ``3-4``.
         budgets: budgets such as ``flops<=4.0G and params<=30M``.
         all_groups: search all of the paper's groups that hold a network.
-        input_size: height and width in pixels at which FLOPs are counted.
+        input_size: height and width in pixels at which FLOPs are counted, and latency and memory measured; None
+            counts at 224 x 224 and measures at the size of the config's first batch.
         out: the output folder.
         samples: networks drawn per group (100 in DATA, section 4.1).
         images: images drawn from the config's training set; None takes all.
@@ -78,7 +83,7 @@ class SearchOptions:
     groups: Sequence[str] = ()
     budgets: Sequence[str] = ()
     all_groups: bool = False
-    input_size: tuple[int, int] = (224, 224)
+    input_size: tuple[int, int] | None = None
     samples: int = 100
     images: int | None = 256
     batch_size: int = 4
@@ -105,90 +110,115 @@ def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner
         UserError: if anything that the user gave does not fit; nothing is written then.
     """
     with joined_ranks():
-        return _search(options, frameworks)
+        require_free(options.out, options.overwrite, options.resume)
+        chosen_taps = None if options.taps is None else parse_taps(options.taps)
+        supernet = load_supernet(options.supernet)
+        space = supernet.info.space
+        budgets = _budgets(options, space)
+        framework, adapter = load_adapter(options.framework, options.config, frameworks)
+        config = adapter.load_config(options.config, options.options, options.data_root)
+        supernet.info.input_format.require(adapter.input_format(config), f"the config {options.config}")
+        taps = chosen_taps or adapter.taps(config)
+        batches = adapter.image_batches(config, options.images, options.batch_size, options.seed)
 
-
-def _search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner]:
-    unfinished = options.out / PARTIAL
-    require_free(options.out, options.overwrite, options.resume)
-    chosen_taps = None if options.taps is None else parse_taps(options.taps)
-    supernet = load_supernet(options.supernet)
-    costs = {"flops": lambda table: cost.flops(table, options.input_size), "params": cost.params}
-    budgets = _budgets(options, supernet.info.space, costs)
-    framework, adapter = load_adapter(options.framework, options.config, frameworks)
-    config = adapter.load_config(options.config, options.options, options.data_root)
-    supernet.info.input_format.require(adapter.input_format(config), f"the config {options.config}")
-    candidates = {
-        budget.name: supernet.info.space.sample(options.samples, options.seed, partial(budget.fits, costs=costs))
-        for budget in budgets
-    }
-    archs = sorted({arch for found in candidates.values() for arch in found})
-    packages = ["torch", *(package for name in frameworks for package in DISTRIBUTIONS[name])]
-    run = {
-        "format": 1,
-        "framework": framework,
-        "config": options.config,
-        "options": list(options.options),
-        "data_root": None if options.data_root is None else str(options.data_root),
-        "supernet": _description(options.supernet, supernet.info),
-        "taps": list(chosen_taps or adapter.taps(config)),
-        "norm": options.norm,
-        "budgets": list(candidates),
-        "input_size": list(options.input_size),
-        "samples": options.samples,
-        "images_asked_for": options.images,
-        "batch_size": options.batch_size,
-        "seed": options.seed,
-        "versions": {"data_plugin": __version__, **installed_versions(packages)},
-    }
-    if options.overwrite and rank() == 0:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    device = pick_device(options.device)
-    query, key = supernet.query.to(device), supernet.key.to(device)
-    batches = adapter.image_batches(config, options.images, options.batch_size, options.seed)
-    with _progress(len(archs) * len(batches)) as advance:
-        result = search(
-            query,
-            key,
-            archs,
-            batches,
-            run["taps"],
-            norm=options.norm,
-            partial=PartialSearch(unfinished, run),
-            progress=advance,
+        device = pick_device(options.device)
+        measured = MeasuredCosts(space, lambda: options.input_size or _image_size(batches), device)
+        run = {
+            **_description(options, supernet.info, frameworks),
+            "framework": framework,
+            "budgets": [budget.name for budget in budgets],
+            "taps": list(taps),
+        }
+        unfinished = from_first(_open(options, run, space, budgets, measured) if rank() == 0 else None)
+        assert unfinished is not None
+        archs = sorted({arch for found in unfinished.candidates.values() for arch in found})
+        query, key = supernet.query.to(device), supernet.key.to(device)
+        with _progress(len(archs) * len(batches)) as advance:
+            result = search(query, key, archs, batches, taps, norm=options.norm, partial=unfinished, progress=advance)
+        if rank() != 0:
+            return []
+        winners = [
+            pick_winner(result, budget, unfinished.candidates[budget.name], _checks(budget, measured))
+            for budget in budgets
+        ]
+        networks = [extract(query, winner.arch).cpu() for winner in winners]
+        calibrate(networks, (batch.images for batch in batches))
+        configs = {framework: (adapter, config), **_same_config(options, framework, frameworks)}
+        run["winner_norm_statistics"] = "recalibrated on the images of the search"
+        write_search(
+            options.out,
+            result,
+            unfinished.candidates,
+            winners,
+            networks,
+            run,
+            partial(_write_configs, options, configs),
         )
-    if rank() != 0:
-        return []
-    winners = [pick_winner(result, budget, candidates[budget.name]) for budget in budgets]
-    networks = [extract(query, winner.arch).cpu() for winner in winners]
-    calibrate(networks, (batch.images for batch in batches))
-
-    configs = {framework: (adapter, config), **_same_config(options, framework, frameworks)}
-
-    def write_configs(winner: Winner, folder: Path) -> None:
-        weights = (options.out / winner.folder / PTH_FILE).resolve()
-        for name, (other, other_config) in configs.items():
-            path = folder / f"{Path(options.config).stem}{CONFIG_ENDING[name]}"
-            other.write_config(other_config, winner.arch, weights, path)
-
-    statistics = "recalibrated on the images of the search"
-    write_search(
-        options.out, result, candidates, winners, networks, {**run, "winner_norm_statistics": statistics}, write_configs
-    )
-    return winners
+        return winners
 
 
-def _budgets(options: SearchOptions, space: SearchSpace, costs: Costs) -> list[Budget]:
-    """The budgets that were asked for, each of which holds a network of the space."""
+def _budgets(options: SearchOptions, space: SearchSpace) -> list[Budget]:
+    """The budgets that were asked for; those of costs that need no measurement hold a network of the space."""
+    costs = _closed_costs(options)
     budgets = [Budget.group(text) for text in dict.fromkeys(options.groups)]
     budgets += [Budget.parse(text) for text in dict.fromkeys(options.budgets)]
     for budget in budgets:
-        budget.require_any(space, costs)
+        if all(quantity in costs for quantity in budget.quantities):
+            budget.require_any(space, costs)
     if options.all_groups:
         budgets += [group for group in all_groups(space, costs) if group not in budgets]
     if not budgets:
         raise UserError("no budget was given; name one with --group, --budget or --all-groups")
     return budgets
+
+
+def _closed_costs(options: SearchOptions) -> Costs:
+    return {"flops": lambda table: cost.flops(table, options.input_size or (224, 224)), "params": cost.params}
+
+
+def _open(
+    options: SearchOptions,
+    run: Mapping[str, Any],
+    space: SearchSpace,
+    budgets: Sequence[Budget],
+    measured: MeasuredCosts,
+) -> PartialSearch:
+    """The unfinished search of the output folder, or a new one with candidates for every budget."""
+    costs = {**_closed_costs(options), "latency": measured.latency, "memory": measured.memory}
+
+    def draw() -> dict[str, list[Arch]]:
+        for budget in budgets:
+            budget.require_any(space, costs)
+        return {b.name: space.sample(options.samples, options.seed, partial(b.fits, costs=costs)) for b in budgets}
+
+    if options.overwrite:
+        shutil.rmtree(options.out / PARTIAL, ignore_errors=True)
+    return open_partial(options.out / PARTIAL, run, draw)
+
+
+def _image_size(batches: ImageBatches) -> tuple[int, int]:
+    height, width = next(iter(batches.only([0]))).images.shape[-2:]
+    return height, width
+
+
+def _checks(budget: Budget, measured: MeasuredCosts) -> dict[str, Callable[[Arch], tuple[float, float]]]:
+    """Per measured quantity that a budget bounds, what gives a network's composed cost and that of the whole."""
+
+    def compare(quantity: str, arch: Arch) -> tuple[float, float]:
+        row = np.array([[arch.stem, *arch.width, *arch.depth]])
+        composed = {"latency": measured.latency, "memory": measured.memory}[quantity](row)
+        return float(composed[0]), measured.whole(quantity, arch)
+
+    return {quantity: partial(compare, quantity) for quantity in ("latency", "memory") if quantity in budget.quantities}
+
+
+def _write_configs(
+    options: SearchOptions, configs: Mapping[str, tuple[Adapter, Any]], winner: Winner, folder: Path
+) -> None:
+    weights = (options.out / winner.folder / PTH_FILE).resolve()
+    for name, (adapter, config) in configs.items():
+        path = folder / f"{Path(options.config).stem}{CONFIG_ENDING[name]}"
+        adapter.write_config(config, winner.arch, weights, path)
 
 
 def pick_device(name: str) -> torch.device:
@@ -217,8 +247,28 @@ def _same_config(options: SearchOptions, framework: str, frameworks: Sequence[st
     return found
 
 
-def _description(path: Path, info: SupernetInfo) -> dict[str, Any]:
-    return {"path": str(path), "sha256": file_hash(path), "method": info.method, "space": info.space.to_json()}
+def _description(options: SearchOptions, info: SupernetInfo, frameworks: Sequence[str]) -> dict[str, Any]:
+    """What was run, as JSON values."""
+    packages = ["torch", *(package for name in frameworks for package in DISTRIBUTIONS[name])]
+    return {
+        "format": 1,
+        "config": options.config,
+        "options": list(options.options),
+        "data_root": None if options.data_root is None else str(options.data_root),
+        "supernet": {
+            "path": str(options.supernet),
+            "sha256": file_hash(options.supernet),
+            "method": info.method,
+            "space": info.space.to_json(),
+        },
+        "norm": options.norm,
+        "input_size": options.input_size,
+        "samples": options.samples,
+        "images_asked_for": options.images,
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+        "versions": {"data_plugin": __version__, **installed_versions(packages)},
+    }
 
 
 @contextmanager

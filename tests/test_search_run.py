@@ -118,6 +118,20 @@ def test_budgets_combine_and_count_flops_at_the_given_size(adapter, supernet, tm
     assert 0 < len(found) < len(rows) == len(SPACE)
 
 
+def test_a_latency_budget_is_measured_and_checked_on_whole_networks(adapter, supernet, tmp_path, capsys):
+    more = ["--group", "0-1", "--budget", "latency<=10s and memory<=1GB", "--samples", "2"]
+    assert search_det.main(arguments(supernet, tmp_path / "out", *more)) == 0
+    group, winner = json.loads((tmp_path / "out" / "search.json").read_text())["winners"]
+    assert group["measured"] == {}
+    assert set(winner["measured"]) == {"latency", "memory"}
+    assert all(cost > 0 for pair in winner["measured"].values() for cost in pair)
+    assert "latency" in capsys.readouterr().out
+    more[3] = "latency<=1us"
+    assert search_det.main(arguments(supernet, tmp_path / "none", *more)) == 2
+    assert "no network of this space is within latency<=1us" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_without_a_budget_it_says_how_to_give_one(adapter, supernet, tmp_path, capsys):
     without = arguments(supernet, tmp_path / "out", "--group")[:-1]
     assert search_det.main([word for word in without if word != "--group"]) == 2

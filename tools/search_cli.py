@@ -28,7 +28,10 @@ def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[s
     )
     parser.add_argument("--all-groups", action="store_true", help="the groups 1-2 to 7-8, as in the paper")
     parser.add_argument(
-        "--input-size", type=_size, default=(224, 224), metavar="N|HxW", help="pixels at which FLOPs are counted"
+        "--input-size",
+        type=_size,
+        metavar="N|HxW",
+        help="pixels at which FLOPs are counted (default 224) and latency and memory measured (default: the config's)",
     )
     parser.add_argument("--data-root", type=Path, help="folder of the data sets, instead of the config's")
     parser.add_argument("--framework", help=f"one of {', '.join(frameworks)}; default: the first installed")
@@ -97,6 +100,10 @@ def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], f
             print(
                 f"{winner.budget}: {lead}{'' if winner.distinguishable else ', which is not distinguishable from none'}"
             )
+    for winner in winners:
+        for quantity, (composed, whole) in winner.measured.items():
+            apart = composed / whole - 1
+            print(f"{winner.budget}: {quantity} {composed:.4g} from its blocks, {whole:.4g} whole ({apart:+.1%})")
     print(f"\nreport: {arguments.out / 'report.html'}\nfine-tune with:")
     for winner in winners:
         folder = arguments.out / winner.folder
