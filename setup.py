@@ -44,7 +44,7 @@ setup(
         "data_plugin.configs_det": ["*/*.py", "*/*.yaml"],
         "data_plugin.configs_seg": ["*/*.py", "*/*.yaml"],
     },
-    install_requires=["torch", "numpy", "safetensors", "pillow", "rich", "matplotlib"],
+    install_requires=["torch", "numpy", "safetensors", "pillow", "rich", "matplotlib", "scipy"],
     extras_require={
         "openmmlab": OPENMMLAB,
         "detectron2": DETECTRON2,
@@ -57,6 +57,7 @@ setup(
             "data-pretrain = data_plugin.tools.pretrain:main",
             "data-search-det = data_plugin.tools.search_det:main",
             "data-finetune-det = data_plugin.tools.finetune_det:main",
+            "data-compare-searches = data_plugin.tools.compare_searches:main",
             "data-demo = data_plugin.tools.demo:main",
         ]
     },

@@ -1,0 +1,38 @@
+"""Compare two searches of one supernet: do two data sets, or two sets of taps, rank its networks alike?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_plugin.tools.exit_codes import user_errors_exit_2
+
+
+@user_errors_exit_2
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="compare_searches.py", description=__doc__)
+    parser.add_argument("first", type=Path, help="output folder of a search")
+    parser.add_argument("second", type=Path, help="output folder of another search of the same supernet")
+    parser.add_argument("--top", type=int, default=10, help="closest networks whose overlap is counted (default: 10)")
+    arguments = parser.parse_args(argv)
+
+    from data_plugin.search_comparison import compare_searches, read_search
+
+    searches = [read_search(folder) for folder in (arguments.first, arguments.second)]
+    for folder, search in zip((arguments.first, arguments.second), searches, strict=True):
+        taps, images = ", ".join(search["taps"]), search["images"]["count"]
+        print(f"{folder}: {search['config']} on {images} images of {search['data_root']} at {taps}")
+    for found in compare_searches(*searches, top=arguments.top):
+        print(f"\n{found.budget or 'all networks'}: {found.common} in common")
+        print(f"  Spearman correlation  {found.spearman:.3f}")
+        print(f"  top {found.top} in common      {found.overlap}")
+        for winner, rank, folder in zip(found.winners, found.ranks, ("second", "first"), strict=True):
+            print(f"  {winner} wins one and is number {rank} in the {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
