@@ -103,7 +103,9 @@ def draw(generator: np.random.Generator, size: tuple[int, int]) -> Drawing:
     image = background.copy()
     objects: list[DrawnObject] = []
     wanted = int(generator.integers(1, 5))
-    for _ in range(4 * wanted):
+    tries = 0
+    while not objects or (len(objects) < wanted and tries < 4 * wanted):
+        tries += 1
         name = str(generator.choice(CLASSES))
         sprite = _sprite(generator, name, min(size))
         if sprite.width > size[0] or sprite.height > size[1]:
@@ -115,8 +117,6 @@ def draw(generator: np.random.Generator, size: tuple[int, int]) -> Drawing:
             continue
         image.paste(sprite, (left, top), sprite)
         objects.append(DrawnObject(name, box))
-        if len(objects) == wanted:
-            break
     return Drawing(image, background, objects)
 
 
@@ -127,7 +127,7 @@ def _sprite(generator: np.random.Generator, name: str, side: int) -> Image.Image
     stretch = aspect * generator.uniform(0.85, 1.2)
     pen = _Pen(generator, round((area * stretch) ** 0.5), round((area / stretch) ** 0.5))
     picture(pen)
-    sprite = pen.layer.rotate(float(generator.uniform(-8, 8)), Image.Resampling.BICUBIC, expand=True)
+    sprite = pen.layer.rotate(float(generator.uniform(-8, 8)), Image.Resampling.NEAREST, expand=True)
     if generator.random() < 0.5:
         sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     sprite = sprite.resize((sprite.width // _FINE, sprite.height // _FINE), Image.Resampling.BOX)

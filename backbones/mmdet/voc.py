@@ -1,0 +1,129 @@
+"""PASCAL VOC in MMDetection: the data root, and what its own data set class lacks."""
+
+from __future__ import annotations
+
+import os.path
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmcv.transforms import BaseTransform
+from mmdet.datasets import VOCDataset
+from mmdet.registry import DATASETS
+from mmengine.config import ConfigDict
+
+from data_plugin.errors import UserError
+from data_plugin.voc import check_voc, voc_root
+
+
+class IncludeDifficult(BaseTransform):
+    """Let ``LoadAnnotations`` keep VOC's difficult objects, which detectron2 trains on and MMDetection sets aside."""
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Clear the ``ignore_flag`` of every object in ``results["instances"]``."""
+        for instance in results["instances"]:
+            instance["ignore_flag"] = 0
+        return results
+
+
+class UnlabelledVOCDataset(VOCDataset):
+    """The images of a VOC split; annotations need not exist."""
+
+    def parse_data_info(self, img_info: dict[str, Any]) -> dict[str, Any]:
+        """The image's path and name."""
+        return {"img_path": os.path.join(self.sub_data_root, img_info["file_name"]), "img_id": img_info["img_id"]}
+
+
+def leaves(dataset: ConfigDict) -> list[ConfigDict]:
+    """The data sets below wrappers such as ``ConcatDataset`` and ``RepeatDataset``."""
+    if "datasets" in dataset:
+        return [leaf for each in dataset.datasets for leaf in leaves(each)]
+    return leaves(dataset.dataset) if "dataset" in dataset else [dataset]
+
+
+def is_voc(leaf: ConfigDict) -> bool:
+    """Whether a data set entry is MMDetection's VOC class."""
+    return DATASETS.get(leaf.type) is VOCDataset
+
+
+def place(dataset: ConfigDict, data_root: Path | None) -> None:
+    """Put the data root into every data set below ``dataset``, as an absolute path in MMDetection's form.
+
+    Args:
+        dataset: a data set entry, wrapped or not; changed in place.
+        data_root: the folder that the user gave; None keeps each data set's own.
+
+    Raises:
+        UserError: if the root of a VOC data set is missing or not in VOC layout.
+    """
+    for leaf in leaves(dataset):
+        root = Path(leaf.data_root) if data_root is None else data_root
+        if is_voc(leaf):
+            root = voc_root(root)
+        if data_root is not None or is_voc(leaf):
+            leaf.data_root = f"{root.resolve()}/"
+
+
+def drop_absent_years(dataset: ConfigDict) -> None:
+    """Train on the VOC years that exist, and warn about the others.
+
+    Args:
+        dataset: a training data set entry, wrapped or not; changed in place.
+
+    Raises:
+        UserError: if none of the VOC folders in a ``ConcatDataset`` exists.
+    """
+    if "dataset" in dataset:
+        drop_absent_years(dataset.dataset)
+    if "datasets" not in dataset:
+        return
+    absent = [leaf for leaf in dataset.datasets if is_voc(leaf) and not _folder(leaf).is_dir()]
+    kept = [leaf for leaf in dataset.datasets if leaf not in absent]
+    if absent and not kept:
+        raise UserError(f"{_folder(absent[0])} is missing; give --data-root the folder that holds it")
+    for leaf in absent:
+        warnings.warn(
+            f"TRAINING DATA IS NOT THE RECIPE'S: {_folder(leaf)} is missing, so training uses "
+            f"{', '.join(_folder(each).name for each in kept)} alone",
+            stacklevel=2,
+        )
+    dataset.datasets = kept
+
+
+def check_lists(dataset: ConfigDict) -> None:
+    """Check that every VOC split below ``dataset`` lists images.
+
+    Raises:
+        UserError: naming the list that is missing or empty.
+    """
+    for leaf in filter(is_voc, leaves(dataset)):
+        listing = Path(leaf.data_root) / leaf.ann_file
+        if not listing.is_file() or not listing.read_text().split():
+            raise UserError(f"{listing} is missing or empty; expected the names of the split's images, one a line")
+
+
+def check_annotations(dataset: ConfigDict) -> None:
+    """Check every image, annotation and class name of the VOC splits below ``dataset``.
+
+    Raises:
+        UserError: naming the first file that is missing, unreadable or holds a class that VOC does not have.
+    """
+    for leaf in filter(is_voc, leaves(dataset)):
+        check_voc(Path(leaf.data_root), _year(leaf), Path(leaf.ann_file).stem)
+
+
+def unlabelled(leaf: ConfigDict, pipeline: Sequence[Any]) -> ConfigDict:
+    """A data set entry that gives every image of ``leaf``, through ``pipeline`` and without annotations."""
+    changed = ConfigDict({**leaf, "pipeline": pipeline, "test_mode": True, "filter_cfg": None})
+    if is_voc(leaf):
+        changed.type = UnlabelledVOCDataset
+    return changed
+
+
+def _folder(leaf: ConfigDict) -> Path:
+    return Path(leaf.data_root) / leaf.data_prefix.sub_data_root
+
+
+def _year(leaf: ConfigDict) -> str:
+    return _folder(leaf).name.removeprefix("VOC")

@@ -1,0 +1,402 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from data_plugin import SearchSpace, UserError
+from data_plugin.checkpoint import load_supernet
+from data_plugin.files import read_tensors
+from data_plugin.pretrain.recipe import RECIPES, MoCoV2Settings, Recipe, named_recipe
+from data_plugin.tools.pretrain import main
+
+pytest.importorskip("lightly", reason="pre-training needs lightly")
+pytest.importorskip("lightning", reason="pre-training needs lightning")
+
+from data_plugin.pretrain.fit import CHECKPOINT, SUPERNET, pretrain
+from data_plugin.pretrain.moco import MoCoV2
+from data_plugin.pretrain.training import SupernetTraining
+from data_plugin.pretrain.views import Batch
+
+SPACE = SearchSpace(
+    stem=(4, 8),
+    width=((4, 8), (4, 8), (4, 8), (4, 8)),
+    depth=((1, 2), (1, 2), (1, 2), (1, 2)),
+)
+BATCH = 4
+RECIPE = Recipe(
+    method=MoCoV2Settings(queue=16, hidden=24, dim=8),
+    epochs=2,
+    batch_size=BATCH,
+    image_size=32,
+    lr=0.1,
+    warmup=0.2,
+    momentum=0.9,
+    weight_decay=1e-4,
+    key_momentum=0.9,
+)
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    for index in range(10):
+        (folder / str(index % 2)).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(index).integers(0, 256, (36, 36, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / str(index % 2) / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def train(images, out, steps=6, **options):
+    return pretrain(images, SPACE, options.pop("recipe", RECIPE), out, steps=steps, device="cpu", **options)
+
+
+@pytest.fixture
+def training():
+    torch.manual_seed(0)
+    method = MoCoV2(SPACE.largest.out_channels[-1], RECIPE.method)
+    training = SupernetTraining(SPACE, method, RECIPE, steps=10, seed=0)
+    training.log = training.log_dict = lambda *args, **kwargs: None
+    return training.train()
+
+
+def random_batch(seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return Batch([torch.randn(BATCH, 3, 32, 32, generator=generator) for _ in range(2)], [])
+
+
+def info_nce(queries, keys, queue, temperature):
+    """Equation 1 of MoCo (He et al., 2020), image by image."""
+    losses = []
+    for query, key in zip(F.normalize(queries, dim=1), keys, strict=True):
+        positive = torch.exp(query @ key / temperature)
+        negatives = sum(torch.exp(query @ negative / temperature) for negative in queue)
+        losses.append(-torch.log(positive / (positive + negatives)))
+    return sum(losses) / len(losses)
+
+
+def test_a_step_is_algorithm_1_with_the_same_keys_and_negatives_for_all_three_networks(training):
+    batch, method = random_batch(), training.method
+    queue = method.queue.bank.clone()
+    keys = F.normalize(method.key_head(training.key(batch.views[1], SPACE.largest)[-1].mean((2, 3))), dim=1)
+    archs = training.networks(0)
+    expected = sum(
+        info_nce(method.query_head(training.query(batch.views[0], arch)[-1].mean((2, 3))), keys, queue, 0.2)
+        for arch in archs
+    )
+    key_passes = []
+    training.key.register_forward_hook(lambda module, args, output: key_passes.append(args[1]))
+    loss = training.training_step(batch, 0)
+    assert (len(archs), archs[0]) == (3, SPACE.largest)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert key_passes == [SPACE.largest]
+
+
+def test_the_queue_takes_in_the_keys_of_a_step_once(training):
+    queue = training.method.queue
+    before = queue.bank.clone()
+    for step in range(5):
+        batch = random_batch(step)
+        keys = training.method.targets([training.key(batch.views[1], SPACE.largest)[-1]])
+        training.training_step(batch, step)
+        first = step * BATCH % 16
+        assert queue.bank_ptr.item() == (first + BATCH) % 16
+        before[first : first + BATCH] = keys
+        assert torch.allclose(queue.bank, before, atol=1e-6)
+
+
+def test_no_gradient_reaches_the_key_branch_and_every_trained_weight_has_one(training):
+    training.training_step(random_batch(), 0).backward()
+    for name, parameter in training.named_parameters():
+        trained = name.startswith(("query.", "method.query_head."))
+        assert parameter.requires_grad == trained, name
+        assert (parameter.grad is not None) == trained, name
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_the_head_reads_a_narrow_network_as_a_wide_one_whose_other_channels_are_zero(batch_norm):
+    method = MoCoV2(32, dataclasses.replace(RECIPE.method, batch_norm=batch_norm))
+    narrow = torch.rand(3, 12)
+    wide = F.pad(narrow, (0, 20))
+    assert torch.allclose(method.query_head(narrow), method.query_head(wide), atol=1e-6)
+
+
+def test_random_networks_depend_on_seed_and_step_alone(training):
+    draws = [tuple(training.networks(step)[1:]) for step in range(50)]
+    assert draws == [tuple(training.networks(step)[1:]) for step in range(50)]
+    assert len(set(draws)) > 40
+    assert all(arch in SPACE for draw in draws for arch in draw)
+
+
+def test_the_key_branch_follows_the_query_branch_once_a_step(images, out, monkeypatch):
+    seen = []
+    step = SupernetTraining.optimizer_step
+
+    def recorded(self, *args, **kwargs):
+        before = self.key.conv1.weight.clone(), self.method.key_head.layers[0].weight.clone()
+        step(self, *args, **kwargs)
+        queries = self.query.conv1.weight, self.method.query_head.layers[0].weight
+        after = self.key.conv1.weight, self.method.key_head.layers[0].weight
+        seen.extend(
+            (old * 0.9 + query * 0.1 - new).abs().max() for old, query, new in zip(before, queries, after, strict=True)
+        )
+        assert not torch.equal(queries[0], before[0])
+
+    monkeypatch.setattr(SupernetTraining, "optimizer_step", recorded)
+    train(images, out, steps=3)
+    assert len(seen) == 6
+    assert max(seen) < 1e-6
+
+
+def test_what_comes_out_is_a_supernet_that_says_how_it_was_trained(images, out):
+    result = train(images, out, steps=3, seed=5)
+    supernet = load_supernet(out / SUPERNET, SPACE)
+    training = supernet.info.training
+    assert (result.path, result.steps, result.images) == (out / SUPERNET, 3, 10)
+    assert supernet.info.method == "mocov2"
+    assert supernet.info.input_format.channel_order == "RGB"
+    assert training["recipe"] == RECIPE.to_json()
+    assert [training[name] for name in ("image_size", "batch_size", "steps", "seed", "images")] == [32, BATCH, 3, 5, 10]
+    assert training["versions"].keys() == {"data_plugin", "torch", "lightly", "lightning"}
+    assert {name.split(".")[0] for name in supernet.heads} == {"query", "key"}
+    assert supernet.heads["query.layers.0.weight"].shape == (24, 32)
+    assert sorted(path.name for path in out.iterdir()) == ["logs", SUPERNET]
+
+
+def test_loss_spread_and_speed_are_logged(images, out):
+    train(images, out, steps=20)
+    (log,) = out.glob("logs/*/metrics.csv")
+    header, *rows = (line.split(",") for line in log.read_text().split())
+    assert {"loss", "loss/largest", "loss/random", "key_std", "images/s", "epoch", "lr"} <= set(header)
+    assert [row[header.index("step")] for row in rows] == ["9", "19"]
+    losses = [float(rows[0][header.index(name)]) for name in ("loss", "loss/largest", "loss/random")]
+    assert losses[0] == pytest.approx((losses[1] + 2 * losses[2]) / 3, rel=1e-5)
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_at(step):
+    whole = SupernetTraining.training_step
+
+    def training_step(self, batch, batch_idx):
+        if self.global_step == step:
+            raise Killed
+        return whole(self, batch, batch_idx)
+
+    return training_step
+
+
+@pytest.mark.parametrize(("stop", "workers"), [(3, 0), (5, 2)])
+def test_a_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(images, tmp_path, monkeypatch, stop, workers):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(images, whole, steps=8, checkpoint_every=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(SupernetTraining, "training_step", killed_at(stop))
+        with pytest.raises(Killed):
+            train(images, parts, steps=8, checkpoint_every=2, workers=workers)
+    assert not (parts / SUPERNET).exists()
+    assert read_tensors(parts / CHECKPOINT)[0]["global_step"] == stop - 1
+    torch.manual_seed(99)
+    train(images, parts, steps=8, checkpoint_every=2, workers=workers, resume=True)
+
+    expected, _ = read_tensors(whole / CHECKPOINT)
+    found, _ = read_tensors(parts / CHECKPOINT)
+    assert found["global_step"] == expected["global_step"] == 8
+    for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+        torch.testing.assert_close(found[part], expected[part], rtol=0, atol=0)
+    assert any("bank" in name for name in expected["state_dict"])
+    final, _ = read_tensors(parts / SUPERNET)
+    for name, value in read_tensors(whole / SUPERNET)[0].items():
+        assert torch.equal(final[name], value), name
+
+
+def test_another_seed_gives_another_supernet(images, tmp_path):
+    weights = []
+    for seed in (0, 1):
+        train(images, tmp_path / str(seed), steps=2, seed=seed)
+        weights.append(read_tensors(tmp_path / str(seed) / SUPERNET)[0]["query.conv1.weight"])
+    assert not torch.equal(*weights)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"recipe": dataclasses.replace(RECIPE, lr=0.2)}, r"recipe\.lr 0\.1, not 0\.2"),
+        ({"steps": 9}, "steps 6, not 9"),
+        ({"seed": 1}, "seed 0, not 1"),
+    ],
+)
+def test_resuming_with_other_settings_is_refused(images, out, changed, message):
+    train(images, out, checkpoint_every=2)
+    with pytest.raises(UserError, match=message):
+        train(images, out, **{"steps": 6, **changed}, resume=True)
+
+
+def test_resuming_with_another_space_or_other_images_is_refused(images, out):
+    train(images, out, checkpoint_every=2)
+    with pytest.raises(UserError, match=r"space\.stem \[4, 8\], not \[8, 12, 16\]"):
+        pretrain(images, SearchSpace.micro(), RECIPE, out, steps=6, resume=True)
+    (images / "0" / "0.png").rename(images / "0" / "another.png")
+    with pytest.raises(UserError, match="was trained with data"):
+        train(images, out, resume=True)
+
+
+def test_there_must_be_something_to_resume(images, out):
+    with pytest.raises(UserError, match="nothing to resume"):
+        train(images, out, resume=True)
+    train(images, out, checkpoint_every=2)
+    whole = (out / CHECKPOINT).read_bytes()
+    (out / CHECKPOINT).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="truncated"):
+        train(images, out, resume=True)
+
+
+def test_an_earlier_result_is_replaced_on_demand_only(images, out):
+    train(images, out, steps=2)
+    before = (out / SUPERNET).read_bytes()
+    with pytest.raises(UserError, match="holds a supernet already"):
+        train(images, out, steps=2, seed=1)
+    assert (out / SUPERNET).read_bytes() == before
+    train(images, out, steps=2, seed=1, overwrite=True)
+    assert (out / SUPERNET).read_bytes() != before
+
+
+def test_an_unfinished_training_is_not_overwritten_unasked(images, out, monkeypatch):
+    monkeypatch.setattr(SupernetTraining, "training_step", killed_at(3))
+    with pytest.raises(Killed):
+        train(images, out, checkpoint_every=2)
+    with pytest.raises(UserError, match="holds an unfinished training already"):
+        train(images, out)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_stops_the_training_and_is_named(images, out, workers):
+    (images / "1" / "3.png").write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"^the image 1/3\.png cannot be read; .*--skip-unreadable$"):
+        train(images, out, workers=workers)
+    assert not (out / SUPERNET).exists()
+
+
+def test_unreadable_images_can_be_skipped_and_are_reported(images, out, capsys):
+    for name in ("0/2.png", "1/3.png"):
+        (images / name).write_bytes(b"broken")
+    assert train(images, out, skip_unreadable=True).unreadable == ["0/2.png", "1/3.png"]
+    assert load_supernet(out / SUPERNET).info.training["unreadable"] == 2
+    arguments = command(images, out, "--overwrite", "--skip-unreadable", "--steps", "6")
+    assert main(arguments) == 0
+    assert "2 of 10 images could not be read and were skipped: 0/2.png, 1/3.png" in capsys.readouterr().out
+
+
+def test_nothing_but_unreadable_images_is_refused(images, out):
+    for path in images.rglob("*.png"):
+        path.write_bytes(b"broken")
+    with pytest.raises(UserError, match="none of the 10 images can be read"):
+        train(images, out, skip_unreadable=True)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_training_and_names_the_step(images, out):
+    with pytest.raises(UserError, match=r"the loss is nan at step [1-3]; lower the learning rate \(1e\+30\)"):
+        train(images, out, recipe=dataclasses.replace(RECIPE, lr=1e30, warmup=0.0))
+    assert not (out / SUPERNET).exists()
+
+
+def test_the_papers_recipe_has_the_papers_numbers():
+    recipe = named_recipe("data_mocov2_in1k")
+    assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.weight_decay) == (200, 1024, 0.12, 7.5e-5)
+    assert (recipe.method.queue, recipe.method.temperature, recipe.method.dim) == (65536, 0.2, 128)
+    assert (recipe.key_momentum, recipe.momentum) == (0.999, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 0}, "batch size is 0"),
+        ({"batch_size": 5}, "queue holds 16 keys, which is no multiple of the batch size 5"),
+        ({"lr": -1.0}, "lr is -1.0"),
+        ({"lr": float("nan")}, "lr is nan"),
+        ({"warmup": 1.0}, "warm-up is 1.0"),
+        ({"key_momentum": 1.0}, "key momentum is 1.0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(RECIPE, **change)
+
+
+def command(images, out, *more):
+    small = (
+        "--space",
+        "micro",
+        "--batch-size",
+        "4",
+        "--queue",
+        "16",
+        "--steps",
+        "2",
+        "--device",
+        "cpu",
+        "--workers",
+        "0",
+    )
+    return ["--data", str(images), "--out", str(out), *small, *more]
+
+
+def test_the_command_trains_and_says_where_the_supernet_is(images, out, capsys):
+    assert main(command(images, out)) == 0
+    assert f"supernet: {out / SUPERNET}" in capsys.readouterr().out
+    training = load_supernet(out / SUPERNET, SearchSpace.micro()).info.training
+    assert (training["steps"], training["recipe"]["method"]["queue"]) == (2, 16)
+    micro = json.loads(json.dumps(RECIPES["micro"].to_json()))
+    assert training["recipe"] == {**micro, "batch_size": 4, "method": {**micro["method"], "queue": 16}}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--data", "nowhere"), "nowhere is not a folder"),
+        (("--recipe", "imagenet"), "'imagenet' is not a recipe; known names: data_mocov2_in1k, micro"),
+        (("--batch-size", "16"), "holds 10 images, fewer than a batch of 16"),
+        (("--steps", "0"), "--steps is 0"),
+        (("--resume",), "nothing to resume"),
+    ],
+)
+def test_wrong_input_ends_the_command_with_one_sentence_and_nothing_written(images, out, capsys, more, message):
+    assert main(command(images, out, *more)) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_missing_cuda_device_is_said(images, out, capsys):
+    assert main(command(images, out, "--device", "cuda")) == 2
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_missing_libraries_are_named_with_what_installs_them(images, out, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "lightly" else object())
+    assert main(command(images, out)) == 2
+    assert "lightly is not installed; install it with: pip install 'data_plugin[pretrain]'" in capsys.readouterr().err
+
+
+def test_help_needs_no_heavy_library():
+    code = (
+        "import sys\nfrom data_plugin.tools.pretrain import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "assert not {'torch', 'lightly', 'lightning'} & set(sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--space" in shown.stdout

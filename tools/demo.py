@@ -1,0 +1,136 @@
+"""Show the whole job on drawn images: pre-train a supernet, search it for a detector, fine-tune the winners."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data_plugin.errors import UserError
+from data_plugin.framework import CONFIG_ENDING, DETECTION, load_adapter
+from data_plugin.tools.exit_codes import user_errors_exit_2
+
+CONFIG = "faster_rcnn_c4_voc"
+IMAGE_SIZE = (320, 240)
+GROUPS = ("0.1-0.12", "0.17-0.2")
+
+ITERATIONS, BATCH = 150, 4
+
+SMALL: dict[str, tuple[str, ...]] = {
+    "detectron2": (
+        f"SOLVER.MAX_ITER={ITERATIONS}",
+        f"SOLVER.IMS_PER_BATCH={BATCH}",
+    ),
+    "mmdet": (
+        f"train_cfg.max_iters={ITERATIONS}",
+        f"train_cfg.val_interval={ITERATIONS}",
+        f"train_dataloader.batch_size={BATCH}",
+        "train_dataloader.dataset.datasets.0.pipeline.3.scales=[(320,240)]",
+        "test_dataloader.dataset.pipeline.1.scale=(320,240)",
+        "val_dataloader.dataset.pipeline.1.scale=(320,240)",
+        "model.train_cfg.rcnn.sampler.num=64",
+        "model.test_cfg.rpn.max_per_img=100",
+        "optim_wrapper.optimizer.lr=0.02",
+        "param_scheduler.0.end=20",
+        f"param_scheduler.1.milestones=[{ITERATIONS * 3 // 4}]",
+        "custom_hooks.0.num_iters=20",
+        "default_hooks.logger.interval=10",
+    ),
+}
+"""Changes of the config that make a few minutes of training on a CPU out of the recipe's days on GPUs."""
+
+
+@user_errors_exit_2
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="demo.py", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/demo"), help="output folder; an earlier demo is replaced"
+    )
+    parser.add_argument("--framework", help=f"one of {', '.join(DETECTION)}; default: the first installed")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    arguments = parser.parse_args(argv)
+    run_demo(arguments.out, arguments.framework, arguments.seed)
+    return 0
+
+
+def run_demo(out: Path, framework: str | None, seed: int) -> None:
+    """Draw images, then run the three commands of the main job on them as a user would.
+
+    Args:
+        out: output folder.
+        framework: detection framework; None takes the first installed.
+        seed: seed of everything random.
+
+    Raises:
+        UserError: if ``out`` holds anything but an earlier demo, or the framework is not installed.
+    """
+    from data_plugin.drawn_voc import draw_voc
+
+    start = time.monotonic()
+    framework, _ = load_adapter(framework, CONFIG, DETECTION)
+    _clear(out)
+    print("Drawing images ...", flush=True)
+    images = draw_voc(out / "data", train=160, test=40, size=IMAGE_SIZE, seed=seed, unlabelled=600)
+
+    _run("pretrain", "--data", images / "JPEGImages", "--space", "micro", "--out", out / "supernet", "--seed", seed)
+    _run(
+        *("search_det", "--config", CONFIG, "--framework", framework, "--data-root", out / "data"),
+        *("--supernet", out / "supernet" / "supernet.safetensors", "--group", *GROUPS, "--samples", 20),
+        *("--images", 32, "--seed", seed, "--out", out / "search", "--opts", *SMALL[framework]),
+    )
+    winners = json.loads((out / "search" / "search.json").read_text())["winners"]
+    for winner in winners:
+        folder = out / "search" / winner["folder"]
+        config = folder / f"{CONFIG}{CONFIG_ENDING[framework]}"
+        _run("finetune_det", "--config", config, "--out", out / "finetuned" / winner["budget"])
+    _show(out, framework, winners)
+    print(f"\noutput: {out}   report: {out / 'search' / 'report.html'}   {(time.monotonic() - start) / 60:.1f} minutes")
+
+
+def _clear(out: Path) -> None:
+    """Remove an earlier demo, and refuse to remove anything else."""
+    mark = out / ".demo"
+    if out.exists() and not mark.is_file() and (out.is_file() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is not the output of an earlier demo; name another folder with --out")
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    mark.touch()
+
+
+def _run(tool: str, *arguments: object) -> None:
+    """Print the command of a tool and run it in this process."""
+    words = [str(argument) for argument in arguments]
+    print(f"\n$ data-{tool.replace('_', '-')} {shlex.join(words)}\n", flush=True)
+    code = importlib.import_module(f"data_plugin.tools.{tool}").main(words)
+    if code:
+        raise SystemExit(code)
+
+
+def _show(out: Path, framework: str, winners: Sequence[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        "group", "architecture", "GFLOPs", "params (M)", "score", "AP", "AP50", title=f"{CONFIG}, {framework}"
+    )
+    for winner in winners:
+        metrics = json.loads((out / "finetuned" / winner["budget"] / "metrics.json").read_text())
+        table.add_row(
+            *(winner["budget"], winner["arch"], f"{winner['flops'] / 1e9:.3f}", f"{winner['params'] / 1e6:.2f}"),
+            *(f"{winner['score']:.4f}", f"{metrics['AP']:.1f}", f"{metrics['AP50']:.1f}"),
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
