@@ -56,6 +56,13 @@ class DynamicBottleneck(nn.Module):
             x = norm(convolution(x, EXPANSION * width))
         return F.relu(out + x, inplace=True)
 
+    def norms(self, width: int) -> list[tuple[SlicedBatchNorm2d, int]]:
+        """The batch norms that a call at this width uses, and how many of their channels."""
+        norms = [(self.bn1, width), (self.bn2, width), (self.bn3, EXPANSION * width)]
+        if self.downsample is not None:
+            norms.append((self.downsample[1], EXPANSION * width))  # type: ignore[arg-type]
+        return norms
+
 
 class DynamicResNet(nn.Module):
     """A weight-sharing ResNet that runs any network inside its space's largest (DATA, section 3.2).
@@ -123,14 +130,20 @@ class DynamicResNet(nn.Module):
         Returns:
             The stage's features (N, 4 * width, H / stride, W / stride).
         """
-        blocks = self.get_submodule(f"layer{index + 1}")
-        assert isinstance(blocks, nn.ModuleList)
-        for block in blocks[start:depth]:
+        for block in self.blocks(index)[start:depth]:
             if self.with_cp and torch.is_grad_enabled() and x.requires_grad:
                 x = checkpoint(block, x, width, use_reentrant=False)
             else:
                 x = block(x, width)
         return x
+
+    def stem_norms(self, width: int) -> list[tuple[SlicedBatchNorm2d, int]]:
+        """The batch norm that the stem uses at this width, and how many of its channels."""
+        return [(self.bn1, width)]
+
+    def blocks(self, index: int) -> list[DynamicBottleneck]:
+        """All blocks of one stage, 0 to 3."""
+        return list(self.get_submodule(f"layer{index + 1}").children())  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, arch: Arch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Run one network.

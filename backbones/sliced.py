@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -46,18 +47,21 @@ class SlicedLinear(nn.Linear):
         return F.linear(x, self.weight[:, : x.shape[1]], self.bias)
 
 
+M = TypeVar("M", bound=nn.Module)
+
+
 @contextmanager
-def batch_statistics(module: nn.Module) -> Iterator[None]:
+def batch_statistics(module: M) -> Iterator[M]:
     """For the time of a ``with``, let every batch norm below ``module`` normalise with the statistics of its batch.
 
-    Running statistics are neither used nor changed.
+    Running statistics are neither used nor changed. Yields ``module``.
     """
     norms = [child for child in module.modules() if isinstance(child, SlicedBatchNorm2d)]
     before = [(norm, norm.training, norm.track_running_stats) for norm in norms]
     for norm in norms:
         norm.training, norm.track_running_stats = True, False
     try:
-        yield
+        yield module
     finally:
         for norm, training, tracking in before:
             norm.training, norm.track_running_stats = training, tracking

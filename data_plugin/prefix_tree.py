@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
 
 from data_plugin.arch import STAGES, Arch
-from data_plugin.backbones.dynamic_resnet import DynamicResNet
 
 Visit = Callable[[int, Tensor, int, int], None]
 
@@ -24,11 +24,23 @@ def tree_order(archs: Sequence[Arch]) -> list[Arch]:
     return sorted(set(archs), key=_path)
 
 
-def walk(supernet: DynamicResNet, images: Tensor, archs: Sequence[Arch], last_stage: int, visit: Visit) -> None:
-    """Compute every distinct stage output of the networks once.
+class Stages(Protocol):
+    """What is walked: a supernet, or something that runs its parts in another way."""
+
+    def stem(self, x: Tensor, width: int) -> Tensor:
+        """See :meth:`DynamicResNet.stem`."""
+        ...
+
+    def stage(self, index: int, x: Tensor, width: int, depth: int, start: int = 0) -> Tensor:
+        """See :meth:`DynamicResNet.stage`."""
+        ...
+
+
+def walk(supernet: Stages, images: Tensor, archs: Sequence[Arch], last_stage: int, visit: Visit) -> None:
+    """Compute every distinct stage output of the networks once, in an order that depends on the networks alone.
 
     Args:
-        supernet: the supernet; its mode decides how batch norms normalise.
+        supernet: the supernet, whose mode decides how batch norms normalise.
         images: (N, 3, H, W).
         archs: the networks as :func:`tree_order` sorts them.
         last_stage: stages after this one, 0 to 3, are not computed.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 
 import numpy as np
@@ -18,13 +19,21 @@ from data_plugin.backbones.sliced import batch_statistics
 from data_plugin.errors import UserError
 from data_plugin.framework import ImageBatch, ImageBatches
 from data_plugin.partial_search import BatchDistances, PartialSearch
-from data_plugin.prefix_tree import tree_order, walk
+from data_plugin.prefix_tree import Visit, tree_order, walk
 from data_plugin.ranks import from_all, from_first, rank, rank_count
+from data_plugin.recalibration import Recalibrated
 from data_plugin.relation import TEMPERATURE, TeacherRelation
 from data_plugin.taps import STAGE_TAPS, check_taps
 
-NORM_POLICIES = ("batch", "running")
-"""What batch norms normalise with: the statistics of the batch at hand, or the supernet's running ones."""
+NORM_POLICIES = ("batch", "recalibrated", "running")
+"""What batch norms normalise with.
+
+The statistics of the batch at hand; every network's own over the first :data:`CALIBRATION_IMAGES` images, which costs
+one more walk; or the supernet's running ones, which mix those of all its networks.
+"""
+
+CALIBRATION_IMAGES = 64
+"""Images, at least, from which ``recalibrated`` takes its statistics, where there are as many."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,7 @@ def search(
     *,
     temperature: float = TEMPERATURE,
     norm: str = "batch",
-    partial: PartialSearch | None = None,
+    unfinished: PartialSearch | None = None,
     progress: Callable[[int], None] = lambda networks: None,
 ) -> SearchResult:
     """Measure how far each network is from the teacher on every image.
@@ -99,7 +108,7 @@ def search(
         temperature: of the relation softmax.
         norm: what batch norms normalise with, one of :data:`NORM_POLICIES`; padding is excluded from the
             distances, not from batch statistics.
-        partial: keeps every finished batch, and tells which are finished already.
+        unfinished: keeps every finished batch, and tells which are finished already.
         progress: called with the number of networks that a finished part of a batch has settled.
 
     Returns:
@@ -116,37 +125,68 @@ def search(
     if norm not in NORM_POLICIES:
         raise UserError(f"the norm policy is {norm!r}; expected one of {', '.join(NORM_POLICIES)}")
     archs = tree_order(archs)
-    before = from_first({} if partial is None else partial.read())
+    before = from_first({} if unfinished is None else unfinished.read())
     progress(len(archs) * len(before))
     todo = [index for index in range(len(batches)) if index not in before][rank() :: rank_count()]
     measured = {}
-    with torch.inference_mode(), ExitStack() as normalisation:
-        for network in (query, key):
-            network.eval()
-            if norm == "batch":
-                normalisation.enter_context(batch_statistics(network))
+    with torch.inference_mode():
+        teacher = _Normalised(key.eval(), [key.space.largest], taps, norm, batches)
+        students = _Normalised(query.eval(), archs, taps, norm, batches)
         for index, batch in zip(todo, batches.only(todo), strict=True):
-            measured[index] = _measure(query, key, archs, batch, taps, temperature, progress)
-            if partial is not None:
-                partial.write(index, measured[index])
+            measured[index] = _measure(teacher, students, batch, taps, temperature, progress)
+            if unfinished is not None:
+                unfinished.write(index, measured[index])
     found = {index: part for parts in [before, *from_all(measured)] for index, part in parts.items()}
     return _result(archs, taps, [found[index] for index in range(len(batches))])
 
 
+class _Normalised:
+    """Networks of one branch, to be walked over with a norm policy."""
+
+    def __init__(
+        self, network: DynamicResNet, archs: Sequence[Arch], taps: Sequence[str], norm: str, batches: ImageBatches
+    ) -> None:
+        self.archs = archs
+        self.device = next(network.parameters()).device
+        self.last_stage = STAGE_TAPS.index(taps[-1])
+        if norm == "recalibrated":
+            images = (batch.images.to(self.device) for batch in _first_images(batches))
+            self.stages = Recalibrated(network, archs, self.last_stage, images).walked
+        elif norm == "batch":
+            self.stages = partial(batch_statistics, network)
+        else:
+            self.stages = partial(nullcontext, network)
+
+    def walk(self, images: Tensor, visit: Visit) -> None:
+        with self.stages() as stages:
+            walk(stages, images.to(self.device), self.archs, self.last_stage, visit)
+
+
+def _first_images(batches: ImageBatches) -> Iterator[ImageBatch]:
+    """The first batches, until they hold :data:`CALIBRATION_IMAGES`."""
+    count = 0
+    for batch in batches:
+        yield batch
+        count += len(batch.names)
+        if count >= CALIBRATION_IMAGES:
+            return
+
+
 def _measure(
-    query: DynamicResNet,
-    key: DynamicResNet,
-    archs: Sequence[Arch],
+    teacher: _Normalised,
+    students: _Normalised,
     batch: ImageBatch,
     taps: Sequence[str],
     temperature: float,
     progress: Callable[[int], None],
 ) -> BatchDistances:
     stages = [STAGE_TAPS.index(tap) for tap in taps]
-    images = batch.images.to(next(query.parameters()).device)
-    maps = key(images, key.space.largest)
-    teachers = {stage: _Teacher(maps[stage], batch, temperature) for stage in stages}
-    distances = np.zeros((len(taps), len(archs), len(batch.names)))
+    teachers: dict[int, _Teacher] = {}
+    distances = np.zeros((len(taps), len(students.archs), len(batch.names)))
+
+    def keep(stage: int, features: Tensor, first: int, end: int) -> None:
+        if stage in stages:
+            teachers[stage] = _Teacher(features, batch, temperature)
 
     def visit(stage: int, features: Tensor, first: int, end: int) -> None:
         if stage in teachers:
@@ -154,7 +194,8 @@ def _measure(
         if stage == stages[-1]:
             progress(end - first)
 
-    walk(query, images, archs, stages[-1], visit)
+    teacher.walk(batch.images, keep)
+    students.walk(batch.images, visit)
     pixels = batch.images.contiguous().cpu().numpy().tobytes()
     return BatchDistances(distances, tuple(batch.names), hashlib.sha256(pixels).hexdigest())
 

@@ -63,7 +63,7 @@ class SearchOptions:
         input_size: height and width in pixels at which FLOPs are counted, and latency and memory measured; None
             counts at 224 x 224 and measures at the size of the config's first batch.
         out: the output folder.
-        samples: networks drawn per group (100 in DATA, section 4.1).
+        samples: networks drawn per budget (100 in DATA, section 4.1); None compares all that fit.
         images: images drawn from the config's training set; None takes all.
         batch_size: images per batch.
         taps: comma-separated taps; None reads them from the config's model.
@@ -84,7 +84,7 @@ class SearchOptions:
     budgets: Sequence[str] = ()
     all_groups: bool = False
     input_size: tuple[int, int] | None = None
-    samples: int = 100
+    samples: int | None = 100
     images: int | None = 256
     batch_size: int = 4
     taps: str | None = None
@@ -134,7 +134,9 @@ def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner
         archs = sorted({arch for found in unfinished.candidates.values() for arch in found})
         query, key = supernet.query.to(device), supernet.key.to(device)
         with _progress(len(archs) * len(batches)) as advance:
-            result = search(query, key, archs, batches, taps, norm=options.norm, partial=unfinished, progress=advance)
+            result = search(
+                query, key, archs, batches, taps, norm=options.norm, unfinished=unfinished, progress=advance
+            )
         if rank() != 0:
             return []
         winners = [
@@ -189,7 +191,10 @@ def _open(
     def draw() -> dict[str, list[Arch]]:
         for budget in budgets:
             budget.require_any(space, costs)
-        return {b.name: space.sample(options.samples, options.seed, partial(b.fits, costs=costs)) for b in budgets}
+        fits = {budget.name: partial(budget.fits, costs=costs) for budget in budgets}
+        if options.samples is None:
+            return {name: space.fitting(within) for name, within in fits.items()}
+        return {name: space.sample(options.samples, options.seed, within) for name, within in fits.items()}
 
     if options.overwrite:
         shutil.rmtree(options.out / PARTIAL, ignore_errors=True)

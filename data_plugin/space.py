@@ -126,6 +126,10 @@ class SearchSpace:
             chosen = np.sort(np.random.default_rng(seed).choice(fitting, size=count, replace=False))
         return [_arch(row) for row in self.table[chosen].tolist()]
 
+    def fitting(self, within: Callable[[np.ndarray], np.ndarray]) -> list[Arch]:
+        """All networks that fit a budget, in iteration order; ``within`` is as for :meth:`sample`."""
+        return [_arch(row) for row in self.table[within(self.table)].tolist()]
+
     def draw(self, generator: np.random.Generator) -> Arch:
         """One network, uniformly, for a step of supernet training (DATA, Algorithm 1, line 7)."""
         return _arch([int(generator.choice(choices)) for choices in self._choices])

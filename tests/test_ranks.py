@@ -28,7 +28,7 @@ def run_search(partial: PartialSearch | None = None) -> tuple[SearchResult, list
             return super().only(indices)
 
     data = Watched(batches(*IMAGES).items)
-    return search(query, key, SPACE.sample(9, seed=2), data, ["C3", "C5"], partial=partial), asked
+    return search(query, key, SPACE.sample(9, seed=2), data, ["C3", "C5"], unfinished=partial), asked
 
 
 def worker(number: int, count: int, port: int, folder: Path) -> None:

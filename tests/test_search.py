@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from data_plugin import SearchSpace, UserError
-from data_plugin.backbones import DynamicResNet
+from data_plugin.backbones import DynamicResNet, extract
+from data_plugin.calibration import calibrate
 from data_plugin.framework import ImageBatch
 from data_plugin.prefix_tree import tree_order, walk
 from data_plugin.relation import TeacherRelation
@@ -65,11 +66,21 @@ def per_network(query, key, archs, data, taps, norm):
     found = np.zeros((len(taps), len(archs), sum(len(batch.names) for batch in data)))
     query.train(norm == "batch")
     key.train(norm == "batch")
+
+    def network(supernet, arch):
+        if norm != "recalibrated":
+            return lambda images: supernet(images, arch)
+        alone = extract(supernet, arch)
+        calibrate([alone], [batch.images for batch in data])
+        return alone
+
+    teacher_network = network(key, SPACE.largest)
     with torch.no_grad():
         for a, arch in enumerate(archs):
             column = 0
+            student_network = network(query, arch)
             for batch in data:
-                teacher, student = key(batch.images, SPACE.largest), query(batch.images, arch)
+                teacher, student = teacher_network(batch.images), student_network(batch.images)
                 for i, (h, w) in enumerate(batch.sizes):
                     for t, tap in enumerate(taps):
                         level, stride = int(tap[1]) - 2, 2 ** int(tap[1])
@@ -80,7 +91,7 @@ def per_network(query, key, archs, data, taps, norm):
     return found
 
 
-@pytest.mark.parametrize("norm", ["batch", "running"])
+@pytest.mark.parametrize("norm", ["batch", "recalibrated", "running"])
 @pytest.mark.parametrize("taps", [("C5",), ("C2", "C4"), ("C2", "C3", "C4", "C5")])
 def test_scores_equal_running_every_network_on_its_own(supernet, taps, norm):
     query, key = supernet
@@ -108,15 +119,16 @@ def test_padding_is_not_compared(supernet):
     assert not np.allclose(full, search(query, key, archs, Batches([whole]), ["C2"], norm="running").distances)
 
 
-def test_search_leaves_the_supernet_as_it_was(supernet):
+@pytest.mark.parametrize("norm", ["batch", "recalibrated", "running"])
+def test_search_leaves_the_supernet_as_it_was(supernet, norm):
     query, key = supernet
     before = [{k: v.clone() for k, v in network.state_dict().items()} for network in supernet]
-    search(query, key, SPACE.sample(3, seed=0), batches([(64, 64)]), ["C5"], norm="batch")
+    search(query, key, SPACE.sample(3, seed=0), batches([(64, 64)]), ["C5"], norm=norm)
     for network, state in zip(supernet, before, strict=True):
         for name, value in network.state_dict().items():
             assert torch.equal(value, state[name]), name
         norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-        assert all(m.track_running_stats for m in norms)
+        assert all(m.track_running_stats and m.momentum == 0.1 and not m.training for m in norms)
 
 
 def test_walk_computes_every_distinct_prefix_once(supernet):

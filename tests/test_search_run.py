@@ -63,7 +63,9 @@ def supernet(tmp_path_factory) -> Path:
 
 def arguments(supernet: Path, out: Path, *more: str) -> list[str]:
     always = ["--config", "faster_rcnn_c4_voc", "--supernet", str(supernet), "--out", str(out), "--device", "cpu"]
-    return [*always, *([] if "--group" in more else ["--group", *GROUPS]), "--samples", "10", *more]
+    groups = [] if "--group" in more else ["--group", *GROUPS]
+    samples = [] if "--exhaustive" in more else ["--samples", "10"]
+    return [*always, *groups, *samples, *more]
 
 
 def test_writes_the_closest_network_of_every_group(adapter, supernet, tmp_path, capsys):
@@ -130,6 +132,14 @@ def test_a_latency_budget_is_measured_and_checked_on_whole_networks(adapter, sup
     assert search_det.main(arguments(supernet, tmp_path / "none", *more)) == 2
     assert "no network of this space is within latency<=1us" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+def test_exhaustive_compares_every_network_that_fits(adapter, supernet, tmp_path):
+    assert search_det.main(arguments(supernet, tmp_path / "out", "--exhaustive")) == 0
+    found = json.loads((tmp_path / "out" / "search.json").read_text())
+    assert {row["arch"] for row in found["candidates"]} == {str(arch) for arch in SPACE}
+    best = min(found["candidates"], key=lambda row: row["score"])
+    assert best["arch"] in {winner["arch"] for winner in found["winners"]}
 
 
 def test_without_a_budget_it_says_how_to_give_one(adapter, supernet, tmp_path, capsys):

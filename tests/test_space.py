@@ -62,6 +62,12 @@ def test_fewer_than_asked_when_fewer_exist_and_it_says_so():
     assert all(1e9 <= cost.flops(arch) < 2e9 for arch in found)
 
 
+def test_all_that_fit_are_found():
+    most = cost.params(SMALL.largest)
+    found = SMALL.fitting(lambda table: cost.params(table) < most)
+    assert found == [arch for arch in SMALL if cost.params(arch) < most]
+
+
 def test_draw_reaches_every_network():
     generator = np.random.default_rng(0)
     assert {SMALL.draw(generator) for _ in range(300)} == set(SMALL)

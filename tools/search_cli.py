@@ -35,12 +35,14 @@ def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[s
     )
     parser.add_argument("--data-root", type=Path, help="folder of the data sets, instead of the config's")
     parser.add_argument("--framework", help=f"one of {', '.join(frameworks)}; default: the first installed")
-    parser.add_argument("--samples", type=int, default=100, help="networks drawn per budget")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--samples", type=int, default=100, help="networks drawn per budget")
+    which.add_argument("--exhaustive", action="store_true", help="compare every network within a budget")
     parser.add_argument("--images", type=_count_or_all, default=256, help="training images drawn, or 'all'")
     parser.add_argument("--batch-size", type=int, default=4, help="images per batch")
     parser.add_argument("--taps", help="feature maps to compare, such as C4,C5; default: those the model reads")
     parser.add_argument(
-        "--norm", choices=("batch", "running"), default="batch", help="what batch norms normalise with in the search"
+        "--norm", choices=("batch", "recalibrated", "running"), default="batch", help="what batch norms normalise with in the search"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the drawn networks and images")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
@@ -73,7 +75,7 @@ def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], f
             budgets=arguments.budget,
             all_groups=arguments.all_groups,
             input_size=arguments.input_size,
-            samples=arguments.samples,
+            samples=None if arguments.exhaustive else arguments.samples,
             images=arguments.images,
             batch_size=arguments.batch_size,
             taps=arguments.taps,
