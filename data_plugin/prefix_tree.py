@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 from torch import Tensor
 
-from data_plugin.arch import STAGES, Arch
+from data_plugin.arch import EXPANSION, STAGES, Arch
+from data_plugin.cost import STRIDES
+
+X = TypeVar("X")
 
 Visit = Callable[[int, Tensor, int, int], None]
+"""What a walk calls with stage, features, first and end; see :func:`walk`."""
 
 
 def tree_order(archs: Sequence[Arch]) -> list[Arch]:
@@ -24,19 +29,21 @@ def tree_order(archs: Sequence[Arch]) -> list[Arch]:
     return sorted(set(archs), key=_path)
 
 
-class Stages(Protocol):
-    """What is walked: a supernet, or something that runs its parts in another way."""
+class Stages(Protocol[X]):
+    """What is walked: a supernet, or something that runs or counts its parts in another way."""
 
-    def stem(self, x: Tensor, width: int) -> Tensor:
+    def stem(self, x: X, width: int) -> X:
         """See :meth:`DynamicResNet.stem`."""
         ...
 
-    def stage(self, index: int, x: Tensor, width: int, depth: int, start: int = 0) -> Tensor:
+    def stage(self, index: int, x: X, width: int, depth: int, start: int = 0) -> X:
         """See :meth:`DynamicResNet.stage`."""
         ...
 
 
-def walk(supernet: Stages, images: Tensor, archs: Sequence[Arch], last_stage: int, visit: Visit) -> None:
+def walk(
+    supernet: Stages[X], images: X, archs: Sequence[Arch], last_stage: int, visit: Callable[[int, X, int, int], None]
+) -> None:
     """Compute every distinct stage output of the networks once, in an order that depends on the networks alone.
 
     Args:
@@ -49,7 +56,7 @@ def walk(supernet: Stages, images: Tensor, archs: Sequence[Arch], last_stage: in
     """
     paths = np.array([_path(arch) for arch in archs])
 
-    def descend(stage: int, x: Tensor, first: int, end: int) -> None:
+    def descend(stage: int, x: X, first: int, end: int) -> None:
         for width, a, b in _runs(paths[:, 2 * stage + 1], first, end):
             y, done = x, 0
             for depth, c, d in _runs(paths[:, 2 * stage + 2], a, b):
@@ -60,6 +67,58 @@ def walk(supernet: Stages, images: Tensor, archs: Sequence[Arch], last_stage: in
 
     for stem, first, end in _runs(paths[:, 0], 0, len(archs)):
         descend(0, supernet.stem(images, stem), first, end)
+
+
+def tree_flops(archs: Sequence[Arch], input_size: tuple[int, int] = (224, 224), last_stage: int = STAGES - 1) -> int:
+    """Multiply-accumulates of the convolutions of one walk, for one image.
+
+    Args:
+        archs: the networks as :func:`tree_order` sorts them.
+        input_size: height and width of the image in pixels.
+        last_stage: stages after this one, 0 to 3, are not computed.
+    """
+    counter = _Counter()
+    walk(counter, _Map(*input_size, 3), archs, last_stage, lambda *_: None)
+    return counter.total
+
+
+@dataclass(frozen=True)
+class _Map:
+    """Size of a feature map."""
+
+    height: int
+    width: int
+    channels: int
+
+    def after(self, stride: int, channels: int) -> _Map:
+        return _Map((self.height - 1) // stride + 1, (self.width - 1) // stride + 1, channels)
+
+    def convolution(self, kernel: int, channels: int) -> int:
+        """Multiply-accumulates that put out this map from one with ``channels``."""
+        return self.height * self.width * kernel * kernel * channels * self.channels
+
+
+class _Counter:
+    """Stages that count multiply-accumulates instead of computing."""
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def stem(self, x: _Map, width: int) -> _Map:
+        out = x.after(2, width)
+        self.total += out.convolution(7, x.channels)
+        return out.after(2, width)
+
+    def stage(self, index: int, x: _Map, width: int, depth: int, start: int = 0) -> _Map:
+        for block in range(start, depth):
+            reduced = x.after(1, width)
+            middle = x.after(STRIDES[index] if block == 0 else 1, width)
+            out = middle.after(1, EXPANSION * width)
+            self.total += reduced.convolution(1, x.channels) + middle.convolution(3, width) + out.convolution(1, width)
+            if block == 0:
+                self.total += out.convolution(1, x.channels)
+            x = out
+        return x
 
 
 def _path(arch: Arch) -> tuple[int, ...]:

@@ -44,7 +44,7 @@ class Recalibrated:
             self.statistics = found if done == 0 else _averaged(self.statistics, found, done)
 
     @contextmanager
-    def walked(self) -> Iterator[Stages]:
+    def walked(self) -> Iterator[Stages[Tensor]]:
         """What to walk over, once, with the statistics."""
         with _kept(self.supernet):
             yield _Parts(self.supernet, _applying(self.statistics))
