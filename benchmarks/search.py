@@ -160,9 +160,7 @@ def compare(
     share = naive / sum(cost.flops(arch, size) for arch in some)
     tree = tree_flops(tree_order(archs), size) + cost.flops(query.space.largest, size)
     found, seconds = timed(lambda: ours(query, key, archs, loader), device)
-    print(
-        f"{name}: {len(archs)} networks; multiply-accumulates an image: tree {tree / 1e9:.1f} G, naive {naive / 1e9:.1f} G"
-    )
+    print(f"{name}: {len(archs)} networks; {tree / 1e9:.1f} G multiply-accumulates an image, naive {naive / 1e9:.1f} G")
     predicted = len(loader.files) * tree / throughput
     print(f"  ours         {seconds:8.1f} s   {seconds / predicted - 1:+.0%} of what its multiply-accumulates predict")
     where = {arch: i for i, arch in enumerate(archs)}

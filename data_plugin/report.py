@@ -9,7 +9,15 @@ from importlib import resources
 from string import Template
 from typing import Any
 
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from data_plugin.arch import STAGES, Arch
+
 GIGA, MEGA = 1e9, 1e6
+
+ROWS = 2_000
+"""Candidates in the table, closest first; more would make the page slow."""
 
 
 def render_report(search: Mapping[str, Any]) -> str:
@@ -29,9 +37,11 @@ def render_report(search: Mapping[str, Any]) -> str:
             if unsure
             else "Every winner leads its runner-up by more than 1.96 standard errors."
         ),
-        plot=_plot(candidates, winners),
-        run=_run_table({key: value for key, value in search.items() if not isinstance(value, list)}),
-        candidates=_candidate_table(candidates, search["taps"], {winner["arch"] for winner in winners}),
+        cost_plot=_cost_plot(candidates, winners),
+        choice_plot=_choice_plot(candidates),
+        run=_run_table({key: value for key, value in search.items() if key not in ("winners", "candidates")}),
+        shown=escape(f"The {ROWS} closest of {len(candidates)}; search.csv has all." if len(candidates) > ROWS else ""),
+        candidates=_candidate_table(candidates[:ROWS], search["taps"], {winner["arch"] for winner in winners}),
     )
 
 
@@ -65,40 +75,79 @@ def _candidate_table(candidates: Sequence[Mapping[str, Any]], taps: Sequence[str
             *((f"{row['taps'][tap]:.5g}", row["taps"][tap]) for tap in taps),
         ]
         rows.append(("winner" if row["arch"] in best else "", cells))
-    return _table([f'<th data-sort="">{escape(name)}</th>' for name in head], rows)
+    return _table([f'<th data-sort="">{escape(name)}</th>' for name in head], rows, "candidates")
 
 
 def _run_table(values: Mapping[str, Any]) -> str:
     rows = []
     for key, value in values.items():
-        shown = {k: v for k, v in value.items() if not isinstance(v, list)} if isinstance(value, Mapping) else value
-        text = ", ".join(f"{k} {v}" for k, v in shown.items()) if isinstance(shown, Mapping) else str(shown)
+        text = _text(value)
         rows.append(("", [(key.replace("_", " "), key), (text, text)]))
-    return _table(["<th>Entry</th>", "<th>Value</th>"], rows)
+    return _table(["<th>Entry</th>", "<th>Value</th>"], rows, "run")
 
 
-def _table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[tuple[Any, Any]]]]) -> str:
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items() if key != "names")
+    if isinstance(value, list):
+        return " ".join(_text(inner) for inner in value) or "none"
+    return "none" if value is None else str(value)
+
+
+def _table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[tuple[Any, Any]]]], name: str = "") -> str:
     def row(kind: str, cells: Sequence[tuple[Any, Any]]) -> str:
         shown = (f'<td data-value="{escape(str(value))}">{escape(str(text))}</td>' for text, value in cells)
         return f'<tr class="{kind}">{"".join(shown)}</tr>'
 
     body = "\n".join(row(kind, cells) for kind, cells in rows)
-    return f"<table><thead><tr>{''.join(head)}</tr></thead><tbody>\n{body}\n</tbody></table>"
+    return f"<table{name and f' id={name}'}><thead><tr>{''.join(head)}</tr></thead><tbody>\n{body}\n</tbody></table>"
 
 
-def _plot(candidates: Sequence[Mapping[str, Any]], winners: Sequence[Mapping[str, Any]]) -> str:
-    # The figure is built without pyplot, which would pick a window system and keep the figure alive.
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
+def _cost_plot(candidates: Sequence[Mapping[str, Any]], winners: Sequence[Mapping[str, Any]]) -> str:
+    """Score against cost, with the front of networks that no cheaper one is as close as."""
+    figure = _figure(4.2)
     axes = figure.subplots()
-    for rows, style in ((candidates, {"s": 14, "color": "#7a90a8"}), (winners, {"s": 60, "color": "#2c7a3f"})):
+    front: list[Mapping[str, Any]] = []
+    for row in sorted(candidates, key=lambda row: (row["flops"], row["score"])):
+        if not front or row["score"] < front[-1]["score"]:
+            front.append(row)
+    for rows, style in ((candidates, {"s": 14, "color": "#9fb0c3"}), (winners, {"s": 64, "color": "#2c7a3f"})):
         axes.scatter([row["flops"] / GIGA for row in rows], [row["score"] for row in rows], **style)
-    axes.set_xlabel("GFLOPs at 224 x 224")
+    axes.step([row["flops"] / GIGA for row in front], [row["score"] for row in front], where="post", color="#c0562f")
+    axes.set_xlabel("GFLOPs")
     axes.set_ylabel("distance to the largest network")
-    axes.legend(["candidates", "winners"], frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(["candidates", "winners", "Pareto front"], frameon=False)
+    return _svg(figure)
+
+
+def _choice_plot(candidates: Sequence[Mapping[str, Any]]) -> str:
+    """Score by every choice that an architecture makes: one panel per stage for its depth, and one for its width."""
+    archs = [Arch.parse(row["arch"]) for row in candidates]
+    scores = [row["score"] for row in candidates]
+    figure = _figure(4.6)
+    panels = figure.subplots(2, STAGES + 1, sharey=True)
+    for stage in range(-1, STAGES):
+        for axes, kind in zip(panels[:, stage + 1], ("width", "depth"), strict=True):
+            if stage < 0 and kind == "depth":
+                axes.axis("off")
+                continue
+            values = [arch.stem if stage < 0 else getattr(arch, kind)[stage] for arch in archs]
+            choices = sorted(set(values))
+            groups = [[s for s, v in zip(scores, values, strict=True) if v == choice] for choice in choices]
+            axes.boxplot(groups, tick_labels=[str(choice) for choice in choices], showfliers=False, widths=0.6)
+            axes.set_title("stem width" if stage < 0 else f"stage {stage + 1} {kind}", fontsize=9)
+            axes.tick_params(labelsize=7)
+    return _svg(figure)
+
+
+def _figure(height: float) -> Figure:
+    # Without pyplot, which would pick a window system and keep the figure alive.
+    return Figure(figsize=(9, height), layout="constrained")
+
+
+def _svg(figure: Figure) -> str:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
     buffer = io.StringIO()
     FigureCanvasSVG(figure).print_svg(buffer)
     svg = buffer.getvalue()

@@ -1,7 +1,8 @@
-"""What a search leaves behind: ``search.json``, ``report.html`` and a folder per winner."""
+"""What a search leaves behind: ``search.json``, ``search.csv``, ``report.html`` and a folder per winner."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import math
@@ -159,6 +160,7 @@ def write_search(
             write_configs(winner, folder)
         contents = {**run, "winners": [winner.to_json() for winner in winners], **_candidates(result, candidates)}
         (partial / "search.json").write_text(json.dumps(contents, indent=1) + "\n")
+        write_csv(partial / "search.csv", contents["candidates"])
         (partial / "report.html").write_text(render_report(contents))
         shutil.rmtree(out, ignore_errors=True)
         partial.rename(out)
@@ -181,6 +183,17 @@ def installed_versions(packages: Sequence[str]) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def write_csv(path: Path, candidates: Sequence[Mapping[str, Any]]) -> None:
+    """Write the candidates of a ``search.json`` as a table, a row each."""
+    taps = list(candidates[0]["taps"])
+    plain = ["arch", "flops", "params", "score", "standard_error"]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*plain, "budgets", *taps])
+        for row in candidates:
+            writer.writerow([*(row[key] for key in plain), ";".join(row["budgets"]), *(row["taps"][t] for t in taps)])
 
 
 def _candidates(result: SearchResult, candidates: Mapping[str, Sequence[Arch]]) -> dict[str, Any]:
