@@ -21,7 +21,8 @@ DETECTRON2 = [
     "setuptools<81",
 ]
 PRETRAIN = ["lightly==1.6.0", "lightning==2.6.6", "torchmetrics==1.9.*", "tensorboard", "torchvision"]
-DEV = ["pytest", "ruff", "mypy", "fvcore", "torchvision", "build"]
+EXPORT = ["onnx"]
+DEV = ["onnxruntime", "pytest", "ruff", "mypy", "fvcore", "torchvision", "build"]
 
 packages = ["data_plugin", *(f"data_plugin.{name}" for name in find_packages("data_plugin"))]
 package_dir = {"data_plugin": "data_plugin"}
@@ -49,14 +50,18 @@ setup(
         "openmmlab": OPENMMLAB,
         "detectron2": DETECTRON2,
         "pretrain": PRETRAIN,
-        "dev": DEV,
-        "all": [*OPENMMLAB, *DETECTRON2, *PRETRAIN, *DEV],
+        "export": EXPORT,
+        "dev": [*DEV, *EXPORT],
+        "all": [*OPENMMLAB, *DETECTRON2, *PRETRAIN, *EXPORT, *DEV],
     },
     entry_points={
         "console_scripts": [
             "data-pretrain = data_plugin.tools.pretrain:main",
             "data-search-det = data_plugin.tools.search_det:main",
             "data-finetune-det = data_plugin.tools.finetune_det:main",
+            "data-search-seg = data_plugin.tools.search_seg:main",
+            "data-finetune-seg = data_plugin.tools.finetune_seg:main",
+            "data-export = data_plugin.tools.export:main",
             "data-compare-searches = data_plugin.tools.compare_searches:main",
             "data-demo = data_plugin.tools.demo:main",
         ]

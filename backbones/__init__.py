@@ -1,7 +1,7 @@
 """The networks: ``DynamicResNet`` (the supernet), ``DATAResNet`` (one network of it) and an adapter per framework.
 
-The adapters (``data_plugin.backbones.detectron2``, ``data_plugin.backbones.mmdet``) import their framework and are
-imported only by name.
+The adapters (``data_plugin.backbones.detectron2``, ``.mmdet`` and ``.mmseg``, and ``.openmmlab``, which the last two
+share) import their framework and are imported only by name.
 """
 
 from data_plugin.backbones.data_resnet import DATAResNet

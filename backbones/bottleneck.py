@@ -76,6 +76,7 @@ def make_stage(
     dilation: int = 1,
     norm: Norm = nn.BatchNorm2d,
     with_cp: bool = False,
+    contract_dilation: bool = False,
 ) -> nn.Sequential:
     """A stage of ``depth`` bottlenecks, the first with the stride and the shortcut convolution.
 
@@ -87,12 +88,23 @@ def make_stage(
         dilation: dilation of every 3x3 convolution.
         norm: makes a norm layer for a number of channels.
         with_cp: recompute blocks in the backward pass instead of keeping their activations.
+        contract_dilation: halve the dilation of the first bottleneck, see :func:`block_dilation`.
     """
-    first = Bottleneck(in_channels, width, stride, dilation, shortcut=True, norm=norm, with_cp=with_cp)
+    start = block_dilation(0, dilation, contract_dilation)
+    first = Bottleneck(in_channels, width, stride, start, shortcut=True, norm=norm, with_cp=with_cp)
     later = (
         Bottleneck(EXPANSION * width, width, dilation=dilation, norm=norm, with_cp=with_cp) for _ in range(depth - 1)
     )
     return nn.Sequential(first, *later)
+
+
+def block_dilation(block: int, dilation: int, contract_dilation: bool) -> int:
+    """Dilation of one bottleneck of a stage with that dilation.
+
+    With ``contract_dilation`` the first one has half of it, as that option of MMSegmentation's ResNet: where dilations
+    double from stage to stage, it keeps that of the stage before.
+    """
+    return max(1, dilation // 2) if contract_dilation and block == 0 else dilation
 
 
 def initialise(model: nn.Module) -> None:

@@ -31,6 +31,7 @@ class DATAResNet(nn.Module):
         with_cp: recompute blocks in the backward pass instead of keeping their activations.
         in_channels: channels of the images.
         zero_init_residual: start every residual branch at zero; without effect on loaded weights.
+        contract_dilation: halve the dilation of every stage's first bottleneck.
 
     Raises:
         UserError: if ``out_indices``, ``frozen_stages`` or ``num_stages`` name a stage that is not built.
@@ -49,6 +50,7 @@ class DATAResNet(nn.Module):
         with_cp: bool = False,
         in_channels: int = 3,
         zero_init_residual: bool = False,
+        contract_dilation: bool = False,
     ) -> None:
         super().__init__()
         if not 1 <= num_stages <= STAGES:
@@ -71,7 +73,9 @@ class DATAResNet(nn.Module):
         incoming = self.arch.stem
         for index in range(num_stages):
             width, depth = self.arch.width[index], self.arch.depth[index]
-            stage = make_stage(incoming, width, depth, strides[index], dilations[index], norm, with_cp)
+            stage = make_stage(
+                incoming, width, depth, strides[index], dilations[index], norm, with_cp, contract_dilation
+            )
             self.add_module(f"layer{index + 1}", stage)
             incoming = self.arch.out_channels[index]
         initialise(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from data_plugin.arch import EXPANSION, STAGES, Arch
-from data_plugin.backbones.bottleneck import initialise
+from data_plugin.backbones.bottleneck import block_dilation, initialise
 from data_plugin.backbones.freezing import freeze_stages
 from data_plugin.backbones.sliced import SlicedBatchNorm2d, SlicedConv2d
 from data_plugin.cost import STRIDES
@@ -77,6 +78,7 @@ class DynamicResNet(nn.Module):
         dilations: dilations of the 3x3 convolutions of the four stages.
         frozen_stages: -1 freezes nothing, 0 the stem, n the stem and stages 1 to n.
         with_cp: recompute blocks in the backward pass instead of keeping their activations.
+        contract_dilation: halve the dilation of every stage's first bottleneck.
 
     Example:
         >>> supernet = DynamicResNet(SearchSpace.micro())
@@ -90,6 +92,7 @@ class DynamicResNet(nn.Module):
         dilations: Sequence[int] = (1, 1, 1, 1),
         frozen_stages: int = -1,
         with_cp: bool = False,
+        contract_dilation: bool = False,
     ) -> None:
         super().__init__()
         self.space = space
@@ -103,11 +106,23 @@ class DynamicResNet(nn.Module):
             width, blocks = largest.width[index], []
             for block in range(largest.depth[index]):
                 stride = strides[index] if block == 0 else 1
-                blocks.append(DynamicBottleneck(incoming, width, stride, dilations[index], shortcut=block == 0))
+                dilation = block_dilation(block, dilations[index], contract_dilation)
+                blocks.append(DynamicBottleneck(incoming, width, stride, dilation, shortcut=block == 0))
                 incoming = EXPANSION * width
             self.add_module(f"layer{index + 1}", nn.ModuleList(blocks))
         initialise(self)
         freeze_stages(self, frozen_stages)
+
+    def with_options(self, **options: Any) -> DynamicResNet:
+        """A supernet of the same weights, which it shares, with other options of the constructor.
+
+        Weights do not depend on strides and dilations, so one that was pre-trained at output stride 32 can compute what
+        a segmenter reads at output stride 8.
+        """
+        with torch.device("meta"):
+            network = DynamicResNet(self.space, **options)
+        network.load_state_dict(self.state_dict(keep_vars=True), assign=True)
+        return network.train(self.training)
 
     def stem(self, x: Tensor, width: int) -> Tensor:
         """Map images (N, 3, H, W) to the stem's features (N, width, H / 4, W / 4)."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from data_plugin.arch import Arch
 from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.backbones.dynamic_resnet import DynamicResNet
@@ -36,4 +34,4 @@ def extract(supernet: DynamicResNet, arch: Arch, **options: Any) -> DATAResNet:
         {name: leading_slice(shared[name], value.shape) for name, value in network.state_dict().items()}
     )
     device = next(supernet.parameters()).device
-    return network.to(device=device, memory_format=torch.preserve_format).train(supernet.training)
+    return network.to(device).train(supernet.training)

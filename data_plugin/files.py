@@ -66,11 +66,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
     return contents, {}
 
 
-def require_matching(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+def require_matching(path: Path | str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
     """Check that a file's tensors are those of a model, name by name and shape by shape.
 
     Args:
-        path: the file, for the message.
+        path: the file or where else it came from, for the message.
         found: the tensors of the file.
         expected: the state dict of the model.
         what: what was to be loaded, for the message.

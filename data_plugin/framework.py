@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from data_plugin.arch import Arch
 from data_plugin.errors import UserError
 from data_plugin.input_format import InputFormat
+from data_plugin.model_zoo import ENDINGS, similar_names, zoo_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,13 +23,21 @@ if TYPE_CHECKING:
 DETECTION = ("detectron2", "mmdet")
 """Frameworks for detection, in the order in which an installed one is taken."""
 
+SEGMENTATION = ("mmseg",)
+"""Frameworks for semantic segmentation, in the order in which an installed one is taken."""
+
 INSTALL = {
     "detectron2": "pip install --no-build-isolation 'data_plugin[detectron2]'",
     "mmdet": "pip install --no-build-isolation 'data_plugin[openmmlab]'",
+    "mmseg": "pip install --no-build-isolation 'data_plugin[openmmlab]'",
 }
 """How each framework is installed."""
 
-DISTRIBUTIONS = {"detectron2": ("detectron2",), "mmdet": ("onedl-mmdetection", "onedl-mmcv", "onedl-mmengine")}
+DISTRIBUTIONS = {
+    "detectron2": ("detectron2",),
+    "mmdet": ("onedl-mmdetection", "onedl-mmcv", "onedl-mmengine"),
+    "mmseg": ("onedl-mmsegmentation", "onedl-mmcv", "onedl-mmengine"),
+}
 """Names under which each framework and what it stands on are installed, to report their versions."""
 
 
@@ -68,7 +77,8 @@ class Adapter(Protocol):
         """Read a config.
 
         Args:
-            config: a name under ``configs_det/<framework>/`` without its ending, or a path.
+            config: a name under ``configs_det/<framework>/`` or ``configs_seg/<framework>/`` without its ending, or a
+                path.
             options: ``KEY=VALUE`` strings that change entries, in the framework's own keys.
             data_root: the folder that holds the data sets, instead of the config's.
 
@@ -84,6 +94,15 @@ class Adapter(Protocol):
 
     def taps(self, config: Any) -> tuple[str, ...]:
         """The feature maps that the config's model reads, such as ``("C5",)`` for a C4 detector."""
+        ...
+
+    def strides_and_dilations(self, config: Any) -> Mapping[str, Any]:
+        """At which strides and dilations the config's model runs its backbone, whose features search has to compare.
+
+        Returns:
+            The keywords ``strides`` and ``dilations``, four numbers each, and where it is set ``contract_dilation``, as
+            :class:`~data_plugin.backbones.DynamicResNet` and :class:`~data_plugin.backbones.DATAResNet` take them.
+        """
         ...
 
     def image_batches(self, config: Any, count: int | None, batch_size: int, seed: int) -> ImageBatches:
@@ -118,10 +137,11 @@ class Adapter(Protocol):
             out: folder of checkpoints and logs.
             resume: go on from the last checkpoint in ``out``.
             eval_only: evaluate only, ``weights`` or else the last checkpoint in ``out``.
-            weights: checkpoint of a whole detector.
+            weights: checkpoint of a whole detector or segmenter.
 
         Returns:
-            ``AP``, ``AP50`` and ``AP75`` in percent.
+            Figures in percent: ``AP``, ``AP50`` and ``AP75`` of a detector, ``mIoU``, ``aAcc`` and ``mAcc`` of a
+            segmenter.
 
         Raises:
             UserError: if there is nothing to resume or evaluate, or the weights do not match.
@@ -129,15 +149,23 @@ class Adapter(Protocol):
         ...
 
 
-CONFIG_ENDING = {"detectron2": ".yaml", "mmdet": ".py"}
+CONFIG_ENDING = ENDINGS
 """The file ending of each framework's configs."""
+
+INPUT_KEYS = {
+    "detectron2": "INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD",
+    "mmdet": "model.data_preprocessor",
+    "mmseg": "model.data_preprocessor",
+}
+"""Where each framework's configs say how images reach the network."""
 
 
 def load_adapter(name: str | None, config: str, choices: Sequence[str] = DETECTION) -> tuple[str, Adapter]:
     """The adapter of a framework.
 
     Args:
-        name: the framework; None takes the one that the ending of ``config`` tells, else the first installed.
+        name: the framework; None takes the one that the ending of ``config`` tells, else the one whose model zoo
+            has a config of that name, else the first installed.
         config: config name or path.
         choices: frameworks to choose from, in order of preference.
 
@@ -149,7 +177,8 @@ def load_adapter(name: str | None, config: str, choices: Sequence[str] = DETECTI
     """
     if name is None:
         by_ending = [choice for choice in choices if config.endswith(CONFIG_ENDING[choice])]
-        installed = [choice for choice in by_ending or choices if is_installed(choice)]
+        by_name = [choice for choice in choices if zoo_config(config, choice)]
+        installed = [choice for choice in by_ending or by_name or choices if is_installed(choice)]
         name = next(iter(installed or by_ending), None)
     if name is None:
         raise UserError(
@@ -173,16 +202,18 @@ def named_config(config: str, framework: str) -> Path | None:
 
 
 def config_path(config: str, framework: str) -> Path:
-    """The file of a config: one of ours by its name, or a path.
+    """The file of a config: one of ours by its name, a path, or one of the framework's model zoo by its name.
 
     Raises:
         UserError: if there is no such file; the message lists the known names.
     """
-    named = named_config(config, framework)
-    if named is None and not Path(config).is_file():
+    path = named_config(config, framework) or (Path(config) if Path(config).is_file() else None)
+    path = path or zoo_config(config, framework)
+    if path is None:
         known = ", ".join(path.stem for path in _our_configs(framework))
-        raise UserError(f"{config!r} is neither a file nor a {framework} config; known names: {known}")
-    return named or Path(config)
+        similar = "".join(f", {name}" for name in similar_names(config, framework))
+        raise UserError(f"{config!r} is neither a file nor a {framework} config; known names: {known}{similar}")
+    return path
 
 
 def _our_configs(framework: str) -> list[Path]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
 from data_plugin.arch import EXPANSION, STAGES, Arch
-from data_plugin.backbones.bottleneck import Bottleneck
+from data_plugin.backbones.bottleneck import Bottleneck, block_dilation
 from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.cost import STRIDES, params
 from data_plugin.space import SearchSpace
@@ -55,7 +56,13 @@ class BlockCosts:
 
 
 def measure_blocks(
-    space: SearchSpace, input_size: tuple[int, int], device: torch.device, measure: Measure
+    space: SearchSpace,
+    input_size: tuple[int, int],
+    device: torch.device,
+    measure: Measure,
+    strides: Sequence[int] = STRIDES,
+    dilations: Sequence[int] = (1, 1, 1, 1),
+    contract_dilation: bool = False,
 ) -> BlockCosts:
     """Measure every building block of a space once, at the resolution that it has in the network.
 
@@ -64,6 +71,9 @@ def measure_blocks(
         input_size: height and width of the images in pixels.
         device: where to measure.
         measure: what to measure.
+        strides: strides of the four stages.
+        dilations: dilations of the 3x3 convolutions of the four stages.
+        contract_dilation: halve the dilation of every stage's first bottleneck.
     """
 
     def cost(module: nn.Module, channels: int, size: tuple[int, int]) -> float:
@@ -76,16 +86,17 @@ def measure_blocks(
     later: list[dict[int, float]] = []
     incoming = space.stem
     for stage, widths in enumerate(space.width):
-        stride = STRIDES[stage]
+        stride, dilation = strides[stage], dilations[stage]
+        start = block_dilation(0, dilation, contract_dilation)
         first.append(
             {
-                (channels, width): cost(Bottleneck(channels, width, stride, shortcut=True), channels, size)
+                (channels, width): cost(Bottleneck(channels, width, stride, start, shortcut=True), channels, size)
                 for channels in incoming
                 for width in widths
             }
         )
         size = _smaller(size, stride)
-        later.append({w: cost(Bottleneck(EXPANSION * w, w), EXPANSION * w, size) for w in widths})
+        later.append({w: cost(Bottleneck(EXPANSION * w, w, 1, dilation), EXPANSION * w, size) for w in widths})
         incoming = tuple(EXPANSION * width for width in widths)
     return BlockCosts(stem, tuple(first), tuple(later))
 
@@ -114,11 +125,15 @@ class MeasuredCosts:
         space: the search space.
         input_size: gives height and width of the images in pixels; is asked with the first measurement.
         device: where to measure.
+        options: strides and dilations of the networks, as :class:`DATAResNet` takes them.
     """
 
-    def __init__(self, space: SearchSpace, input_size: Callable[[], tuple[int, int]], device: torch.device) -> None:
+    def __init__(
+        self, space: SearchSpace, input_size: Callable[[], tuple[int, int]], device: torch.device, **options: Any
+    ) -> None:
         self.space = space
         self.device = device
+        self.options = options
         self._ask_input_size = input_size
 
     @cached_property
@@ -128,11 +143,11 @@ class MeasuredCosts:
 
     @cached_property
     def _latencies(self) -> BlockCosts:
-        return measure_blocks(self.space, self.input_size, self.device, latency_of)
+        return measure_blocks(self.space, self.input_size, self.device, latency_of, **self.options)
 
     @cached_property
     def _activations(self) -> BlockCosts:
-        return measure_blocks(self.space, self.input_size, self.device, activations_of)
+        return measure_blocks(self.space, self.input_size, self.device, activations_of, **self.options)
 
     def latency(self, table: np.ndarray) -> np.ndarray:
         """Latency (N,) in seconds of networks (N, 9) for one image."""
@@ -145,8 +160,9 @@ class MeasuredCosts:
     def whole(self, quantity: str, arch: Arch) -> float:
         """Latency or memory of one network, measured whole, to check what is composed."""
         if quantity == "latency":
-            return whole_cost(arch, self.input_size, self.device, latency_of)
-        return whole_cost(arch, self.input_size, self.device, activations_of) + FLOAT_BYTES * params(arch)
+            return whole_cost(arch, self.input_size, self.device, latency_of, **self.options)
+        activations = whole_cost(arch, self.input_size, self.device, activations_of, **self.options)
+        return activations + FLOAT_BYTES * params(arch)
 
 
 def latency_of(module: nn.Module, images: Tensor) -> float:
@@ -175,10 +191,12 @@ def activations_of(module: nn.Module, images: Tensor) -> float:
     return float(held + np.cumsum([0, *changes]).max())
 
 
-def whole_cost(arch: Arch, input_size: tuple[int, int], device: torch.device, measure: Measure) -> float:
-    """What a whole network costs by one measurement, to check what is composed from blocks."""
+def whole_cost(
+    arch: Arch, input_size: tuple[int, int], device: torch.device, measure: Measure, **options: Any
+) -> float:
+    """What a whole network, a :class:`DATAResNet` with ``options``, costs by one measurement."""
     with torch.inference_mode():
-        network = DATAResNet(arch, out_indices=(STAGES - 1,)).eval().to(device)
+        network = DATAResNet(arch, out_indices=(STAGES - 1,), **options).eval().to(device)
         return measure(network, torch.randn(1, 3, *input_size, device=device))
 
 

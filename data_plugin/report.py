@@ -111,8 +111,8 @@ def _cost_plot(candidates: Sequence[Mapping[str, Any]], winners: Sequence[Mappin
     for row in sorted(candidates, key=lambda row: (row["flops"], row["score"])):
         if not front or row["score"] < front[-1]["score"]:
             front.append(row)
-    for rows, style in ((candidates, {"s": 14, "color": "#9fb0c3"}), (winners, {"s": 64, "color": "#2c7a3f"})):
-        axes.scatter([row["flops"] / GIGA for row in rows], [row["score"] for row in rows], **style)
+    for rows, area, colour in ((candidates, 14, "#9fb0c3"), (winners, 64, "#2c7a3f")):
+        axes.scatter([row["flops"] / GIGA for row in rows], [row["score"] for row in rows], s=area, color=colour)
     axes.step([row["flops"] / GIGA for row in front], [row["score"] for row in front], where="post", color="#c0562f")
     axes.set_xlabel("GFLOPs")
     axes.set_ylabel("distance to the largest network")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
@@ -19,7 +19,7 @@ from data_plugin.backbones.sliced import batch_statistics
 from data_plugin.errors import UserError
 from data_plugin.framework import ImageBatch, ImageBatches
 from data_plugin.partial_search import BatchDistances, PartialSearch
-from data_plugin.prefix_tree import Visit, tree_order, walk
+from data_plugin.prefix_tree import Stages, Visit, tree_order, walk
 from data_plugin.ranks import from_all, from_first, rank, rank_count
 from data_plugin.recalibration import Recalibrated
 from data_plugin.relation import TEMPERATURE, TeacherRelation
@@ -149,13 +149,12 @@ class _Normalised:
         self.archs = archs
         self.device = next(network.parameters()).device
         self.last_stage = STAGE_TAPS.index(taps[-1])
+        self.stages: Callable[[], AbstractContextManager[Stages[Tensor]]] = partial(nullcontext, network)
         if norm == "recalibrated":
             images = (batch.images.to(self.device) for batch in _first_images(batches))
             self.stages = Recalibrated(network, archs, self.last_stage, images).walked
         elif norm == "batch":
             self.stages = partial(batch_statistics, network)
-        else:
-            self.stages = partial(nullcontext, network)
 
     def walk(self, images: Tensor, visit: Visit) -> None:
         with self.stages() as stages:

@@ -25,6 +25,7 @@ from data_plugin.errors import UserError
 from data_plugin.framework import (
     CONFIG_ENDING,
     DISTRIBUTIONS,
+    INPUT_KEYS,
     Adapter,
     ImageBatches,
     is_installed,
@@ -61,7 +62,8 @@ class SearchOptions:
         budgets: budgets such as ``flops<=4.0G and params<=30M``.
         all_groups: search all of the paper's groups that hold a network.
         input_size: height and width in pixels at which FLOPs are counted, and latency and memory measured; None
-            counts at 224 x 224 and measures at the size of the config's first batch.
+            counts at 224 x 224 and measures at the size of the config's first batch. FLOPs are the papers': of the
+            backbone at output stride 32, whatever the config's strides; latency and memory are at the config's.
         out: the output folder.
         samples: networks drawn per budget (100 in DATA, section 4.1); None compares all that fit.
         images: images drawn from the config's training set; None takes all.
@@ -117,22 +119,25 @@ def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner
         budgets = _budgets(options, space)
         framework, adapter = load_adapter(options.framework, options.config, frameworks)
         config = adapter.load_config(options.config, options.options, options.data_root)
-        supernet.info.input_format.require(adapter.input_format(config), f"the config {options.config}")
+        what = f"the config {options.config}, by its {INPUT_KEYS[framework]},"
+        supernet.info.input_format.require(adapter.input_format(config), what)
         taps = chosen_taps or adapter.taps(config)
+        resolution = adapter.strides_and_dilations(config)
         batches = adapter.image_batches(config, options.images, options.batch_size, options.seed)
 
         device = pick_device(options.device)
-        measured = MeasuredCosts(space, lambda: options.input_size or _image_size(batches), device)
+        measured = MeasuredCosts(space, lambda: options.input_size or _image_size(batches), device, **resolution)
         run = {
             **_description(options, supernet.info, frameworks),
             "framework": framework,
             "budgets": [budget.name for budget in budgets],
             "taps": list(taps),
+            "strides_and_dilations": dict(resolution),
         }
         unfinished = from_first(_open(options, run, space, budgets, measured) if rank() == 0 else None)
         assert unfinished is not None
         archs = sorted({arch for found in unfinished.candidates.values() for arch in found})
-        query, key = supernet.query.to(device), supernet.key.to(device)
+        query, key = (branch.with_options(**resolution).to(device) for branch in (supernet.query, supernet.key))
         with _progress(len(archs) * len(batches)) as advance:
             result = search(
                 query, key, archs, batches, taps, norm=options.norm, unfinished=unfinished, progress=advance
@@ -143,7 +148,7 @@ def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner
             pick_winner(result, budget, unfinished.candidates[budget.name], _checks(budget, measured))
             for budget in budgets
         ]
-        networks = [extract(query, winner.arch).cpu() for winner in winners]
+        networks = [extract(query, winner.arch, **resolution).cpu() for winner in winners]
         calibrate(networks, (batch.images for batch in batches))
         configs = {framework: (adapter, config), **_same_config(options, framework, frameworks)}
         run["winner_norm_statistics"] = "recalibrated on the images of the search"

@@ -1,7 +1,9 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data_plugin.drawn_voc import draw_voc
 
@@ -20,6 +22,26 @@ def drawn_voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root in VOC layout: 8 drawn images in trainval, 4 in test, 4 in no split."""
     root = tmp_path_factory.mktemp("drawn")
     draw_voc(root, train=8, test=4, size=(160, 120), seed=0, unlabelled=4)
+    return root
+
+
+@pytest.fixture(scope="session")
+def drawn_cityscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root in Cityscapes' layout: 4 drawn images in train, 2 in val, of five classes and unlabelled pixels."""
+    root = tmp_path_factory.mktemp("cityscapes")
+    random = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        images, labels = (root / folder / split / "aachen" for folder in ("leftImg8bit", "gtFine"))
+        images.mkdir(parents=True)
+        labels.mkdir(parents=True)
+        for index in range(count):
+            label = np.full((64, 96), 255, dtype=np.uint8)
+            for train_id in (0, 2, 8, 10, 13):
+                top, left = random.integers(0, 40), random.integers(0, 60)
+                label[top : top + 24, left : left + 36] = train_id
+            pixels = (label[..., None] * np.array([7, 11, 13]) + random.integers(0, 40, (64, 96, 3))).astype(np.uint8)
+            Image.fromarray(pixels).save(images / f"aachen_{index:06d}_leftImg8bit.png")
+            Image.fromarray(label).save(labels / f"aachen_{index:06d}_gtFine_labelTrainIds.png")
     return root
 
 

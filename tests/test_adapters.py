@@ -27,6 +27,25 @@ def test_the_recipe_reads_c5_of_images_as_pre_training_has_them(adapter, drawn_v
     InputFormat.imagenet().require(adapter.input_format(config), "the recipe")
 
 
+def test_c4_detectors_run_at_the_pre_trainings_strides(adapter, drawn_voc):
+    config = adapter.load_config("faster_rcnn_c4_voc", [], drawn_voc)
+    found = adapter.strides_and_dilations(config)
+    assert found["strides"] == (1, 2, 2, 2)
+    assert found["dilations"] == (1, 1, 1, 1)
+
+
+def test_a_stage_4_that_keeps_stride_16_is_dilated(drawn_voc):
+    for name, options in (
+        ("detectron2", ["MODEL.RESNETS.RES5_DILATION=2", "MODEL.ROI_HEADS.NAME=StandardROIHeads"]),
+        ("mmdet", ["model.roi_head.shared_head.stride=1", "model.roi_head.shared_head.dilation=2"]),
+    ):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+        adapter = load_adapter(name, "faster_rcnn_c4_voc")[1]
+        found = adapter.strides_and_dilations(adapter.load_config("faster_rcnn_c4_voc", options, drawn_voc))
+        assert found["strides"] == (1, 2, 2, 1)
+        assert found["dilations"] == (1, 1, 1, 2)
+
+
 def test_some_batches_are_those_of_all(adapter, drawn_voc):
     config = adapter.load_config("faster_rcnn_c4_voc", options(adapter), drawn_voc)
     batches = adapter.image_batches(config, 5, 2, seed=0)

@@ -5,17 +5,19 @@ import shutil
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
+from detectron2 import model_zoo
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import build_backbone, build_model
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 
 from data_plugin import Arch, UserError
@@ -24,6 +26,8 @@ from data_plugin.backbones import DATAResNet as PlainDATAResNet
 from data_plugin.backbones import detectron2 as adapter
 from data_plugin.backbones.detectron2.weights import require_detector, require_start
 from data_plugin.input_format import InputFormat
+
+pytestmark = pytest.mark.filterwarnings("ignore:DATAResNet takes the place")
 
 SMALL = Arch.parse("d1-2-1-2_w8-16-16-24-32")
 
@@ -35,11 +39,11 @@ def voc_config(*options: str, arch: Arch = SMALL) -> CfgNode:
 
 
 def zoo_config(name: str, *options: str) -> CfgNode:
-    from detectron2 import model_zoo
-
-    return adapter.load_config(
-        model_zoo.get_config_file(name), [f"MODEL.DATA_RESNET.ARCH={SMALL}", "MODEL.DEVICE=cpu", *options], None
-    )
+    """A config of detectron2's model zoo as it is, with the architecture that is to take its ResNet's place."""
+    cfg = model_zoo.get_config(name)
+    for option in (f"MODEL.DATA_RESNET.ARCH={SMALL}", "MODEL.DEVICE=cpu", *options):
+        cfg.merge_from_list(option.split("=", 1))
+    return cfg
 
 
 def detector_inputs() -> list[dict]:
@@ -50,6 +54,8 @@ def detector_inputs() -> list[dict]:
         target = Instances((height, width))
         target.gt_boxes = Boxes(torch.tensor([[10.0, 12.0, 70.0, 80.0], [40.0, 30.0, 120.0, 90.0]]))
         target.gt_classes = torch.tensor([3, 7])
+        corners = ([10, 12, 70, 12, 40, 80], [40, 30, 120, 30, 80, 90])
+        target.gt_masks = PolygonMasks([[np.array(polygon, dtype=float)] for polygon in corners])
         image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
         inputs.append({"image": image, "height": height, "width": width, "instances": target})
     return inputs
@@ -186,6 +192,7 @@ def test_features_equal_detectron2s_resnet50():
         "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml",
         "COCO-Detection/retinanet_R_50_FPN_1x.yaml",
         "COCO-Detection/faster_rcnn_R_50_DC5_1x.yaml",
+        "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml",
     ],
 )
 def test_losses_equal_those_of_detectron2s_resnet50(name):
@@ -488,7 +495,7 @@ def test_a_file_that_is_no_config_is_refused(tmp_path, text):
 
 
 def test_data_root_is_used_and_a_missing_year_is_said(drawn_voc):
-    with pytest.warns(UserWarning, match="no VOC2012: training uses voc_2007_trainval alone"):
+    with pytest.warns(UserWarning, match="has no VOC2012, so training uses voc_2007_trainval alone"):
         cfg = adapter.load_config("faster_rcnn_c4_voc", [], drawn_voc)
     assert cfg.DATASETS.TRAIN == ("voc_2007_trainval",)
     assert MetadataCatalog.get("voc_2007_test").dirname == str(drawn_voc / "VOC2007")
@@ -513,4 +520,4 @@ def test_wrong_data_roots_are_refused(tmp_path, drawn_voc):
     with pytest.raises(UserError, match="no VOC2012"):
         adapter.load_config("faster_rcnn_c4_voc", ["DATASETS.TRAIN=('voc_2012_trainval',)"], drawn_voc)
     with pytest.raises(UserError, match="DETECTRON2_DATASETS"):
-        adapter.load_config("faster_rcnn_c4_voc", ["DATASETS.TRAIN=('coco_2017_train',)"], drawn_voc)
+        adapter.load_config("faster_rcnn_c4_voc", ["DATASETS.TRAIN=('lvis_v1_train',)"], drawn_voc)

@@ -13,7 +13,7 @@ import torch
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetMapper
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.modeling import build_model
 
 from data_plugin import Arch, UserError
@@ -41,6 +41,10 @@ def load(root: Path, *options: str) -> CfgNode:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*VOC2012")
         return adapter.load_config("faster_rcnn_c4_voc", [*QUICK, *options], root)
+
+
+def load_elsewhere(train: str) -> CfgNode:
+    return adapter.load_config("faster_rcnn_c4_voc", [*QUICK, f"DATASETS.TRAIN={train}"], None)
 
 
 @pytest.fixture
@@ -118,12 +122,22 @@ def test_an_unreadable_image_is_named(own_voc, workers):
     assert "\n" not in str(caught.value)
 
 
-def test_missing_files_and_wrong_numbers_are_refused(own_voc, monkeypatch, tmp_path):
+def test_missing_files_and_wrong_numbers_are_refused(own_voc, tmp_path):
     cfg = load(own_voc)
     with pytest.raises(UserError, match="0 images"):
         adapter.image_batches(cfg, 0, 1, 0)
     with pytest.raises(UserError, match="batches of 0"):
         adapter.image_batches(cfg, 1, 0, 0)
+    DatasetCatalog.register("moved_away", list)
+    MetadataCatalog.get("moved_away").set(json_file=str(tmp_path / "absent.json"))
+    with pytest.raises(UserError, match=r"absent\.json of the data set moved_away is missing"):
+        adapter.image_batches(load_elsewhere("('moved_away',)"), None, 1, 0)
+    DatasetCatalog.remove("moved_away")
+    MetadataCatalog.remove("moved_away")
+    with pytest.raises(UserError, match="'voc_1999' is not a data set"):
+        adapter.image_batches(load_elsewhere("('voc_1999',)"), None, 1, 0)
+    with pytest.raises(UserError, match="names no data set"):
+        adapter.image_batches(load_elsewhere("()"), None, 1, 0)
     photograph = next((own_voc / "VOC2007" / "JPEGImages").glob("0*.jpg"))
     photograph.unlink()
     with pytest.raises(UserError, match=photograph.name):

@@ -17,7 +17,10 @@ SPACE = SearchSpace(stem=(4, 8), width=((4, 8), (8, 12), (8, 16), (16, 24)), dep
 CPU = torch.device("cpu")
 
 
-def test_blocks_compose_to_the_whole_network():
+@pytest.mark.parametrize(
+    "options", [{}, {"strides": (1, 2, 1, 1), "dilations": (1, 1, 2, 4), "contract_dilation": True}]
+)
+def test_blocks_compose_to_the_whole_network(options):
     """With multiply-accumulates in place of seconds, the composition has to equal the closed form of every network."""
 
     def count(module: nn.Module, images: torch.Tensor) -> float:
@@ -33,8 +36,10 @@ def test_blocks_compose_to_the_whole_network():
             hook.remove()
         return total
 
-    blocks = measure_blocks(SPACE, (65, 97), CPU, count)
-    np.testing.assert_array_equal(compose_latency(blocks, SPACE.table), cost.flops(SPACE.table, (65, 97)))
+    blocks = measure_blocks(SPACE, (65, 97), CPU, count, **options)
+    strides = options.get("strides", cost.STRIDES)
+    np.testing.assert_array_equal(compose_latency(blocks, SPACE.table), cost.flops(SPACE.table, (65, 97), strides))
+    assert whole_cost(SPACE.largest, (65, 97), CPU, count, **options) == cost.flops(SPACE.largest, (65, 97), strides)
 
 
 def test_latency_is_that_of_the_call():

@@ -465,8 +465,9 @@ def test_written_config_of_an_fpn_detector_gets_the_necks_channels(tmp_path: Pat
 
 
 def test_configs_without_our_backbone_are_refused(voc: Path, tmp_path: Path) -> None:
-    config = load(voc, "model.backbone.type=ResNet")
-    with pytest.raises(UserError, match="expected type='DATAResNet'"):
+    config = load(voc)
+    config.model.backbone.type = "ResNeXt"
+    with pytest.raises(UserError, match=r"ResNeXt, not a plain ResNet; .* type='DATAResNet'"):
         adapter.write_config(config, SMALL, tmp_path / PTH_FILE, tmp_path / "config.py")
     assert not (tmp_path / "config.py").exists()
 

@@ -193,7 +193,7 @@ def test_weights_of_another_architecture_are_refused(trained, winner: Path, tmp_
         UserError, match=r"backbone.pth does not hold the weights of d1-1-1-1_w8-8-16-8-16: .*another shape"
     ):
         adapter.finetune(wider, out)
-    with pytest.raises(UserError, match=r"iter_2.pth does not hold the weights of this config's detector"):
+    with pytest.raises(UserError, match=r"iter_2.pth does not hold the weights of this config's model"):
         adapter.finetune(wider, out, eval_only=True, weights=trained[0] / "iter_2.pth")
     assert not out.exists()
 

@@ -13,6 +13,7 @@ SPACE = SearchSpace(
     width=((4, 8), (8, 12), (8, 16), (16, 24)),
     depth=((1, 2), (1, 2), (1, 3), (1, 2)),
 )
+OS8 = {"strides": (1, 2, 1, 1), "dilations": (1, 1, 2, 4)}
 OFF_GRID = Arch(stem=5, width=(7, 9, 11, 23), depth=(2, 1, 2, 1))
 
 
@@ -50,7 +51,7 @@ def test_extracted_networks_compute_the_same_bits(full):
 
 
 @pytest.mark.parametrize("arch", [*SPACE.sample(4, seed=0), SPACE.largest, OFF_GRID], ids=str)
-@pytest.mark.parametrize("options", [{}, {"strides": (1, 2, 1, 1), "dilations": (1, 1, 2, 4)}])
+@pytest.mark.parametrize("options", [{}, OS8, {**OS8, "contract_dilation": True}])
 def test_gradients_and_an_sgd_step_equal_the_extracted_networks(arch, options):
     torch.manual_seed(0)
     supernet = spread_statistics(DynamicResNet(SPACE, **options)).train()
@@ -194,6 +195,33 @@ def test_norm_eval_keeps_statistics_and_trains_scales():
     model(torch.rand(2, 3, 64, 64))[-1].mean().backward()
     assert torch.equal(model.bn1.running_mean, torch.zeros_like(model.bn1.running_mean))
     assert model.bn1.weight.grad is not None
+
+
+def test_the_first_block_of_a_stage_keeps_half_its_dilation(small):
+    for network in (
+        small.with_options(**OS8, contract_dilation=True),
+        DATAResNet(SPACE.largest, **OS8, contract_dilation=True),
+    ):
+        dilations = [[block.conv2.dilation[0] for block in getattr(network, f"layer{stage}")] for stage in (1, 2, 3, 4)]
+        assert dilations == [[1, 1], [1, 1], [1, 2, 2], [2, 4]]
+    assert small.layer4[1].conv2.dilation == (1, 1)
+
+
+def test_other_strides_share_the_weights(small):
+    small.eval()
+    other = small.with_options(**OS8)
+    assert not other.training
+    assert all(one is another for one, another in zip(small.parameters(), other.parameters(), strict=True))
+    assert all(one is another for one, another in zip(small.buffers(), other.buffers(), strict=True))
+    images = torch.rand(1, 3, 64, 80)
+    with torch.no_grad():
+        before = small(images, SPACE.largest)
+        found = other(images, SPACE.largest)
+        network = extract(small, SPACE.largest, **OS8)
+        for one, another in zip(found, network(images), strict=True):
+            assert torch.equal(one, another)
+        assert found[3].shape[-2:] == (8, 10)
+        assert torch.equal(before[3], small(images, SPACE.largest)[3])
 
 
 def test_features_strides_and_norm_are_chosen():

@@ -115,6 +115,17 @@ def test_the_queue_takes_in_the_keys_of_a_step_once(training):
         assert torch.allclose(queue.bank, before, atol=1e-6)
 
 
+def test_spread_and_matches_tell_a_collapsed_network_from_a_perfect_one(training):
+    spread = F.normalize(torch.randn(2_000, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    perfect = training.method.health(spread, spread)
+    assert perfect["key_std"].item() == pytest.approx(1, abs=0.02)
+    assert perfect["matched"].item() == 1
+    collapsed = training.method.health(spread, F.normalize(spread * 1e-3 + 1, dim=1))
+    assert collapsed["key_std"].item() < 0.01
+    strangers = training.method.health(spread.roll(1, 0), spread)
+    assert strangers["matched"].item() == 0
+
+
 def test_no_gradient_reaches_the_key_branch_and_every_trained_weight_has_one(training):
     training.training_step(random_batch(), 0).backward()
     for name, parameter in training.named_parameters():
@@ -177,7 +188,7 @@ def test_loss_spread_and_speed_are_logged(images, out):
     train(images, out, steps=20)
     (log,) = out.glob("logs/*/metrics.csv")
     header, *rows = (line.split(",") for line in log.read_text().split())
-    assert {"loss", "loss/largest", "loss/random", "key_std", "images/s", "epoch", "lr"} <= set(header)
+    assert {"loss", "loss/largest", "loss/random", "key_std", "matched", "images/s", "epoch", "lr"} <= set(header)
     assert [row[header.index("step")] for row in rows] == ["9", "19"]
     losses = [float(rows[0][header.index(name)]) for name in ("loss", "loss/largest", "loss/random")]
     assert losses[0] == pytest.approx((losses[1] + 2 * losses[2]) / 3, rel=1e-5)
@@ -271,6 +282,13 @@ def test_an_earlier_result_is_replaced_on_demand_only(images, out):
     assert (out / SUPERNET).read_bytes() == before
     train(images, out, steps=2, seed=1, overwrite=True)
     assert (out / SUPERNET).read_bytes() != before
+
+
+def test_the_output_folder_may_not_be_a_file(images, out):
+    out.write_text("mine")
+    with pytest.raises(UserError, match="out is a file"):
+        train(images, out, overwrite=True)
+    assert out.read_text() == "mine"
 
 
 def test_an_unfinished_training_is_not_overwritten_unasked(images, out, monkeypatch):

@@ -5,10 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from data_plugin import Arch, SearchSpace, cost
 from data_plugin.artefact import load_backbone
-from data_plugin.backbones import DynamicResNet
+from data_plugin.backbones import DynamicResNet, extract
+from data_plugin.calibration import calibrate
 from data_plugin.checkpoint import Supernet, SupernetInfo, load_supernet, save_supernet
 from data_plugin.framework import ImageBatch
 from data_plugin.input_format import InputFormat
@@ -44,6 +46,7 @@ def adapter(monkeypatch) -> SimpleNamespace:
         load_config=lambda config, options, data_root: {"options": list(options)},
         input_format=lambda config: InputFormat.imagenet(),
         taps=lambda config: ("C5",),
+        strides_and_dilations=lambda config: {"strides": (1, 2, 2, 2), "dilations": (1, 1, 1, 1)},
         image_batches=lambda config, count, batch_size, seed: Batches(batches()[:count]),
         write_config=lambda config, arch, weights, path: path.write_text(f"{arch} {weights}"),
     )
@@ -95,6 +98,43 @@ def test_writes_the_closest_network_of_every_group(adapter, supernet, tmp_path, 
     printed = capsys.readouterr().out
     assert all(winner["arch"] in printed for winner in found["winners"])
     assert "finetune_det.py --config" in printed
+
+
+def test_scores_are_those_of_networks_at_the_configs_strides(adapter, supernet, tmp_path):
+    """A segmenter at output stride 8 reads other features than the pre-training's at 32."""
+    options = {"strides": (1, 2, 1, 1), "dilations": (1, 1, 2, 4), "contract_dilation": True}
+    adapter.strides_and_dilations = lambda config: options
+    adapter.taps = lambda config: ("C4", "C5")
+    more = ["--group", "0-1", "--samples", "6"]
+    assert search_det.main(arguments(supernet, tmp_path / "out", *more)) == 0
+    found = json.loads((tmp_path / "out" / "search.json").read_text())
+    assert found["strides_and_dilations"] == json.loads(json.dumps(options))
+    loaded = load_supernet(supernet)
+    teacher = extract(loaded.key, SPACE.largest, **options).train()
+    for row in found["candidates"]:
+        arch = Arch.parse(row["arch"])
+        assert row["flops"] == cost.flops(arch)
+        student = extract(loaded.query, arch, **options).train()
+        expected = {"C4": 0.0, "C5": 0.0}
+        with torch.no_grad():
+            for batch in batches():
+                maps = zip(("C4", "C5"), teacher(batch.images)[2:], student(batch.images)[2:], strict=True)
+                for tap, theirs, ours in maps:
+                    assert theirs.shape[-2:] == (8, 8)
+                    expected[tap] += relation_distance(theirs[0].flatten(1), ours[0].flatten(1)) / 3
+        assert row["taps"] == pytest.approx(expected, rel=1e-4)
+    network = load_backbone(tmp_path / "out" / found["winners"][0]["folder"])
+    # The winner's statistics are those of its features at these strides.
+    best = extract(loaded.query, network.arch, **options)
+    calibrate([best], [batch.images for batch in batches()])
+    for name, value in best.state_dict().items():
+        torch.testing.assert_close(network.state_dict()[name], value, msg=name)
+
+
+def relation_distance(teacher: torch.Tensor, student: torch.Tensor) -> float:
+    """Eq. 4 and 5 of DATA with whole matrices, on maps (C, HW)."""
+    target, logits = ((F.normalize(m, dim=0).T @ F.normalize(m, dim=0)) / 0.2 for m in (teacher, student))
+    return float(-(target.softmax(1) * logits.log_softmax(1)).sum())
 
 
 def test_the_report_names_every_candidate_and_loads_nothing(adapter, supernet, tmp_path):

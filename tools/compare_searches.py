@@ -21,11 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from data_plugin.search_comparison import compare_searches, read_search
 
-    searches = [read_search(folder) for folder in (arguments.first, arguments.second)]
-    for folder, search in zip((arguments.first, arguments.second), searches, strict=True):
+    first, second = read_search(arguments.first), read_search(arguments.second)
+    for folder, search in ((arguments.first, first), (arguments.second, second)):
         taps, images = ", ".join(search["taps"]), search["images"]["count"]
         print(f"{folder}: {search['config']} on {images} images of {search['data_root']} at {taps}")
-    for found in compare_searches(*searches, top=arguments.top):
+    for found in compare_searches(first, second, top=arguments.top):
         print(f"\n{found.budget or 'all networks'}: {found.common} in common")
         print(f"  Spearman correlation  {found.spearman:.3f}")
         print(f"  top {found.top} in common      {found.overlap}")

@@ -113,7 +113,7 @@ def _require_positive(args: argparse.Namespace, *names: str) -> None:
 
 
 def _spare_cores() -> int:
-    return min(16, max(1, len(os.sched_getaffinity(0)) - 1))
+    return min(16, max(1, (os.cpu_count() or 1) - 1))
 
 
 if __name__ == "__main__":

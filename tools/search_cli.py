@@ -31,7 +31,8 @@ def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[s
         "--input-size",
         type=_size,
         metavar="N|HxW",
-        help="pixels at which FLOPs are counted (default 224) and latency and memory measured (default: the config's)",
+        help="pixels at which FLOPs are counted (default 224, at output stride 32 as in the papers) and latency and "
+        "memory measured (default: the config's, at its strides)",
     )
     parser.add_argument("--data-root", type=Path, help="folder of the data sets, instead of the config's")
     parser.add_argument("--framework", help=f"one of {', '.join(frameworks)}; default: the first installed")
@@ -42,7 +43,10 @@ def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[s
     parser.add_argument("--batch-size", type=int, default=4, help="images per batch")
     parser.add_argument("--taps", help="feature maps to compare, such as C4,C5; default: those the model reads")
     parser.add_argument(
-        "--norm", choices=("batch", "recalibrated", "running"), default="batch", help="what batch norms normalise with in the search"
+        "--norm",
+        choices=("batch", "recalibrated", "running"),
+        default="batch",
+        help="what batch norms normalise with in the search",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the drawn networks and images")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
@@ -109,7 +113,7 @@ def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], f
     print(f"\nreport: {arguments.out / 'report.html'}\nfine-tune with:")
     for winner in winners:
         folder = arguments.out / winner.folder
-        for ending in CONFIG_ENDING.values():
+        for ending in dict.fromkeys(CONFIG_ENDING.values()):
             for config in sorted(folder.glob(f"*{ending}")):
                 root = ["--data-root", str(arguments.data_root)] if arguments.data_root else []
                 print(

@@ -1,7 +1,8 @@
 """detectron2: importing this registers the networks and their config node, so that any detectron2 script can use them.
 
 ``MODEL.BACKBONE.NAME`` gets ``DATAResNet`` and its FPN builders, ``MODEL.ROI_HEADS.NAME`` gets ``DATARes5ROIHeads``,
-every config gets a node ``MODEL.DATA_RESNET``, and ``MODEL.WEIGHTS`` takes a file in torchvision's names.
+every config gets a node ``MODEL.DATA_RESNET``, and ``MODEL.WEIGHTS`` takes a file in torchvision's names. LazyConfigs
+take ``L(DATAResNet)(arch=...)`` as it is; :func:`lazy_with_data_resnet` puts it into one of detectron2's own.
 """
 
 from detectron2.config.defaults import _C as _DEFAULTS
@@ -10,6 +11,7 @@ from data_plugin.backbones.detectron2.config import (
     add_data_resnet_config,
     input_format,
     load_config,
+    strides_and_dilations,
     taps,
     with_data_resnet,
     write_config,
@@ -20,6 +22,7 @@ from data_plugin.backbones.detectron2.fpn import (
     build_retinanet_data_resnet_fpn_backbone,
 )
 from data_plugin.backbones.detectron2.images import image_batches
+from data_plugin.backbones.detectron2.lazy_config import lazy_with_data_resnet
 from data_plugin.backbones.detectron2.resnet import DATAResNet
 from data_plugin.backbones.detectron2.roi_heads import DATARes5ROIHeads, Res5Stage
 
@@ -36,7 +39,9 @@ __all__ = [
     "finetune",
     "image_batches",
     "input_format",
+    "lazy_with_data_resnet",
     "load_config",
+    "strides_and_dilations",
     "taps",
     "with_data_resnet",
     "write_config",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from argparse import Namespace
 from collections.abc import Mapping
@@ -12,14 +13,34 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, default_setup
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.evaluation import (
+    CityscapesInstanceEvaluator,
+    COCOEvaluator,
+    DatasetEvaluator,
+    PascalVOCDetectionEvaluator,
+)
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 
-from data_plugin.backbones.detectron2.datasets import require_data_sets, require_labels
+from data_plugin.backbones.detectron2.datasets import (
+    CLASSES_OF,
+    require_data_sets,
+    require_labels,
+    require_same_classes,
+)
 from data_plugin.backbones.detectron2.device import on_available_device
 from data_plugin.backbones.detectron2.weights import require_detector, require_start
 from data_plugin.errors import UserError
+
+EVALUATORS = {
+    "cityscapes_instance": CityscapesInstanceEvaluator,
+    "coco": COCOEvaluator,
+    "pascal_voc": PascalVOCDetectionEvaluator,
+}
+"""The evaluator of each ``evaluator_type`` of a data set's metadata."""
+
+PREFIXES = {"bbox": "", "segm": "mask ", "keypoints": "keypoint "}
+"""What the figures of each task are called in front of their own names."""
 
 
 class Trainer(DefaultTrainer):
@@ -30,14 +51,19 @@ class Trainer(DefaultTrainer):
         """The evaluator of a data set.
 
         Raises:
-            UserError: if the data set is neither VOC nor COCO.
+            UserError: if it is none of :data:`EVALUATORS`.
         """
-        kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-        if kind == "pascal_voc":
-            return PascalVOCDetectionEvaluator(dataset_name)
+        kind = _evaluator_type(dataset_name)
         if kind == "coco":
-            return COCOEvaluator(dataset_name, output_dir=str(Path(cfg.OUTPUT_DIR) / "inference"))
-        raise UserError(f"the data set {dataset_name} has evaluator_type {kind!r}; expected 'pascal_voc' or 'coco'")
+            # Left to itself the evaluator takes the tasks from the first prediction, of which there may be none.
+            asked = {"bbox": True, "segm": cfg.MODEL.MASK_ON, "keypoints": cfg.MODEL.KEYPOINT_ON}
+            return COCOEvaluator(
+                dataset_name,
+                tasks=tuple(task for task, wanted in asked.items() if wanted),
+                output_dir=str(Path(cfg.OUTPUT_DIR) / "inference"),
+                kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+            )
+        return EVALUATORS[kind](dataset_name)
 
 
 def finetune(
@@ -48,13 +74,22 @@ def finetune(
     Training starts from ``weights`` or else from ``MODEL.WEIGHTS``, a whole detector or a backbone in torchvision's
     names.
     """
+    if config.MODEL.META_ARCHITECTURE not in CLASSES_OF:
+        raise UserError(
+            f"the config's MODEL.META_ARCHITECTURE is {config.MODEL.META_ARCHITECTURE}, and fine-tuning here is for "
+            f"{' and '.join(CLASSES_OF)}; detectron2's own tools/train_net.py trains the config that a search writes"
+        )
     cfg = on_available_device(config)
     cfg.OUTPUT_DIR = str(out)
     start = _start(cfg, out, resume, eval_only, weights)
     cfg.MODEL.WEIGHTS = "" if start is None else str(start)
-    data_sets = [*cfg.DATASETS.TEST, *(() if eval_only else cfg.DATASETS.TRAIN)]
-    require_data_sets(data_sets)
+    data_sets = dict(require_data_sets(cfg.DATASETS.TEST))
+    if not eval_only:
+        data_sets.update(require_data_sets(cfg.DATASETS.TRAIN))
+    for name in cfg.DATASETS.TEST:
+        _evaluator_type(name)
     require_labels(cfg, data_sets)
+    require_same_classes(list(data_sets))
     if start is not None:
         require = require_detector if eval_only or resume else require_start
         require(start, build_model(cfg), f"a detector with the backbone {cfg.MODEL.DATA_RESNET.ARCH}")
@@ -71,8 +106,27 @@ def finetune(
         trainer.resume_or_load(resume=resume)
         trainer.train()
         results = trainer._last_eval_results
-    boxes = results["bbox"] if "bbox" in results else results[cfg.DATASETS.TEST[0]]["bbox"]
-    return {name: float(boxes[name]) for name in ("AP", "AP50", "AP75")}
+    return _figures(results[cfg.DATASETS.TEST[0]] if len(cfg.DATASETS.TEST) > 1 else results)
+
+
+def _evaluator_type(data_set: str) -> str:
+    kind = MetadataCatalog.get(data_set).get("evaluator_type")
+    if kind not in EVALUATORS:
+        raise UserError(f"the data set {data_set} has evaluator_type {kind!r}; expected one of {', '.join(EVALUATORS)}")
+    return kind
+
+
+def _figures(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """AP, AP50 and AP75 of boxes, masks and keypoints, in percent.
+
+    detectron2 gives no number where nothing at all was detected; that is an AP of 0.
+    """
+    return {
+        f"{prefix}{name}": 0.0 if math.isnan(results[task][name]) else float(results[task][name])
+        for task, prefix in PREFIXES.items()
+        for name in ("AP", "AP50", "AP75")
+        if name in results.get(task, ())
+    }
 
 
 def _start(cfg: CfgNode, out: Path, resume: bool, eval_only: bool, weights: Path | None) -> Path | None:

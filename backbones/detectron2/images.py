@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -10,18 +11,16 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, build_detection_test_loader, get_detection_dataset_dicts
+from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.modeling import build_model
+from detectron2.structures import ImageList
 from torch import nn
 from torch.utils.data import SequentialSampler
 
-from data_plugin.backbones.detectron2.datasets import require_data_sets
+from data_plugin.backbones.detectron2.datasets import Record, require_data_sets
 from data_plugin.backbones.detectron2.device import on_available_device
 from data_plugin.errors import UserError
 from data_plugin.framework import ImageBatch, ImageBatches
-
-Record = dict[str, Any]
-"""One image as detectron2's data sets, loaders and models describe it."""
 
 _UNREADABLE = "unreadable"
 
@@ -37,8 +36,7 @@ def image_batches(config: CfgNode, count: int | None, batch_size: int, seed: int
     """
     if batch_size < 1 or (count is not None and count < 1):
         raise UserError(f"{count} images in batches of {batch_size} were asked for; expected 1 of each at least")
-    require_data_sets(config.DATASETS.TRAIN)
-    records = get_detection_dataset_dicts(list(config.DATASETS.TRAIN), filter_empty=False)
+    records = [record for part in require_data_sets(config.DATASETS.TRAIN).values() for record in part]
     if count is not None and count > len(records):
         warnings.warn(f"{count} images were asked for, the data set has {len(records)}: all are used", stacklevel=2)
     elif count is not None:
@@ -53,7 +51,7 @@ class _ModelInputs:
 
     def __init__(self, cfg: CfgNode, model: nn.Module, parts: Sequence[Sequence[Record]]) -> None:
         self.cfg = cfg
-        self.model = model
+        self.model: Any = model
         self.parts = parts
 
     def __len__(self) -> int:
@@ -73,16 +71,25 @@ class _ModelInputs:
             sampler=SequentialSampler(records),
             # Only the last batch of a data set can be smaller, so the boundaries stay where they are.
             batch_size=len(self.parts[0]),
-            num_workers=self.cfg.DATALOADER.NUM_WORKERS,
+            num_workers=min(self.cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1),
         )
         for inputs in loader:
             for item in inputs:
                 if _UNREADABLE in item:
                     raise UserError(item[_UNREADABLE])
             with torch.no_grad():
-                images = self.model.preprocess_image(inputs)
+                images = _preprocess(self.model, inputs)
             sizes = [(int(height), int(width)) for height, width in images.image_sizes]
             yield ImageBatch(images.tensor, sizes, [Path(item["file_name"]).name for item in inputs])
+
+
+def _preprocess(model: Any, inputs: Sequence[Record]) -> ImageList:
+    """What a model does to its images first; ``SemanticSegmentor`` has no function of its own for it."""
+    if hasattr(model, "preprocess_image"):
+        return model.preprocess_image(inputs)
+    images = [(item["image"].to(model.device) - model.pixel_mean) / model.pixel_std for item in inputs]
+    backbone = model.backbone
+    return ImageList.from_tensors(images, backbone.size_divisibility, padding_constraints=backbone.padding_constraints)
 
 
 def _naming_unreadable(mapper: Callable[[Record], Record]) -> Callable[[Record], Record]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from data_plugin.arch import Arch
 from data_plugin.backbones import data_resnet
 from data_plugin.backbones.bottleneck import Norm
-from data_plugin.backbones.detectron2.config import require_plain_resnet
+from data_plugin.backbones.detectron2.config import architecture, require_plain_resnet
 from data_plugin.backbones.detectron2.weights import TorchvisionNamed
 from data_plugin.errors import UserError
 
@@ -82,7 +82,7 @@ class DATAResNet(data_resnet.DATAResNet, TorchvisionNamed, Backbone):
         """The arguments that a config describes; see :func:`add_data_resnet_config` for the entries that it reads."""
         require_plain_resnet(cfg)
         return {
-            "arch": cfg.MODEL.DATA_RESNET.ARCH,
+            "arch": architecture(cfg),
             "out_features": cfg.MODEL.RESNETS.OUT_FEATURES,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
             "norm": cfg.MODEL.RESNETS.NORM,

@@ -12,7 +12,7 @@ from torch import nn
 
 from data_plugin.arch import Arch
 from data_plugin.backbones.bottleneck import Norm, initialise, make_stage
-from data_plugin.backbones.detectron2.config import require_plain_resnet
+from data_plugin.backbones.detectron2.config import architecture, require_plain_resnet
 from data_plugin.backbones.detectron2.resnet import norm_from
 from data_plugin.backbones.detectron2.weights import TorchvisionNamed
 
@@ -62,5 +62,5 @@ class DATARes5ROIHeads(Res5ROIHeads):
     def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Module, int]:
         require_plain_resnet(cfg)
         node = cfg.MODEL.DATA_RESNET
-        stage = Res5Stage(node.ARCH, cfg.MODEL.RESNETS.NORM, node.RES5_EXTRA_NORM, node.WITH_CP)
+        stage = Res5Stage(architecture(cfg), cfg.MODEL.RESNETS.NORM, node.RES5_EXTRA_NORM, node.WITH_CP)
         return stage, stage.out_channels

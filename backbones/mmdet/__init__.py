@@ -6,13 +6,14 @@ In a config: ``custom_imports = dict(imports=["data_plugin.backbones.mmdet"])`` 
 
 from mmdet.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
 
-from data_plugin.backbones.mmdet.config import input_format, load_config, taps, write_config
+from data_plugin.backbones.mmdet.config import load_config, strides_and_dilations, taps, write_config
 from data_plugin.backbones.mmdet.images import image_batches
-from data_plugin.backbones.mmdet.precise_bn import PreciseBNHook
 from data_plugin.backbones.mmdet.shared_head import DATAResLayer
 from data_plugin.backbones.mmdet.training import finetune
 from data_plugin.backbones.mmdet.voc import IncludeDifficult, UnlabelledVOCDataset
-from data_plugin.backbones.openmmlab_resnet import OpenMMLabResNet
+from data_plugin.backbones.openmmlab.config import input_format
+from data_plugin.backbones.openmmlab.precise_bn import PreciseBNHook
+from data_plugin.backbones.openmmlab.resnet import OpenMMLabResNet
 
 __all__ = [
     "DATAResLayer",
@@ -24,6 +25,7 @@ __all__ = [
     "image_batches",
     "input_format",
     "load_config",
+    "strides_and_dilations",
     "taps",
     "write_config",
 ]

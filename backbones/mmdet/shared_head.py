@@ -11,7 +11,7 @@ from torch import Tensor
 from data_plugin.arch import Arch
 from data_plugin.backbones.bottleneck import initialise, make_stage
 from data_plugin.backbones.freezing import freeze_norm_statistics
-from data_plugin.backbones.openmmlab_resnet import (
+from data_plugin.backbones.openmmlab.resnet import (
     BATCH_NORM,
     load_pretrained,
     norm_from,
@@ -36,7 +36,7 @@ class DATAResLayer(BaseModule):
         extra_norm: add a norm after the stage.
         init_cfg: ``dict(type="Pretrained", checkpoint=FILE)`` loads ``layer4.*`` of a file in torchvision's names
             strictly; anything else is left to the framework; None keeps He's initialisation.
-        unsupported: the options of :data:`~data_plugin.backbones.openmmlab_resnet.NEUTRAL`, at values that change
+        unsupported: the options of :data:`~data_plugin.backbones.openmmlab.resnet.NEUTRAL`, at values that change
             nothing.
 
     Raises:

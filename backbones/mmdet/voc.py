@@ -10,9 +10,10 @@ from typing import Any
 
 from mmcv.transforms import BaseTransform
 from mmdet.datasets import VOCDataset
-from mmdet.registry import DATASETS
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 
+from data_plugin.backbones.mmdet.labels import class_names, kind, require_classes
+from data_plugin.backbones.openmmlab.config import leaves
 from data_plugin.errors import UserError
 from data_plugin.voc import check_voc, voc_root
 
@@ -35,16 +36,9 @@ class UnlabelledVOCDataset(VOCDataset):
         return {"img_path": os.path.join(self.sub_data_root, img_info["file_name"]), "img_id": img_info["img_id"]}
 
 
-def leaves(dataset: ConfigDict) -> list[ConfigDict]:
-    """The data sets below wrappers such as ``ConcatDataset`` and ``RepeatDataset``."""
-    if "datasets" in dataset:
-        return [leaf for each in dataset.datasets for leaf in leaves(each)]
-    return leaves(dataset.dataset) if "dataset" in dataset else [dataset]
-
-
 def is_voc(leaf: ConfigDict) -> bool:
     """Whether a data set entry is MMDetection's VOC class."""
-    return DATASETS.get(leaf.type) is VOCDataset
+    return kind(leaf) is VOCDataset
 
 
 def place(dataset: ConfigDict, data_root: Path | None) -> None:
@@ -58,7 +52,7 @@ def place(dataset: ConfigDict, data_root: Path | None) -> None:
         UserError: if the root of a VOC data set is missing or not in VOC layout.
     """
     for leaf in leaves(dataset):
-        root = Path(leaf.data_root) if data_root is None else data_root
+        root = Path(leaf.get("data_root") or "") if data_root is None else data_root
         if is_voc(leaf):
             root = voc_root(root)
         if data_root is not None or is_voc(leaf):
@@ -103,14 +97,20 @@ def check_lists(dataset: ConfigDict) -> None:
             raise UserError(f"{listing} is missing or empty; expected the names of the split's images, one a line")
 
 
-def check_annotations(dataset: ConfigDict) -> None:
-    """Check every image, annotation and class name of the VOC splits below ``dataset``.
+def check_voc_labels(config: Config, loader: str) -> None:
+    """Check every image, annotation and class name of a loader's VOC splits, and the model's class counts.
+
+    Args:
+        config: the config.
+        loader: ``train_dataloader`` or ``val_dataloader``.
 
     Raises:
-        UserError: naming the first file that is missing, unreadable or holds a class that VOC does not have.
+        UserError: naming the first file that is missing, unreadable or holds a class that VOC does not have, or the
+            first head of the model with fewer classes than the data set.
     """
-    for leaf in filter(is_voc, leaves(dataset)):
+    for leaf in filter(is_voc, leaves(config[loader].dataset)):
         check_voc(Path(leaf.data_root), _year(leaf), Path(leaf.ann_file).stem)
+        require_classes(config.model, len(class_names(leaf)), leaf.ann_file)
 
 
 def unlabelled(leaf: ConfigDict, pipeline: Sequence[Any]) -> ConfigDict:

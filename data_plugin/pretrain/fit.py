@@ -250,6 +250,8 @@ def _loggers(out: Path, start: int) -> list[Logger]:
 
 
 def _make_room(out: Path, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; expected a folder, or a name that is free")
     if not overwrite:
         for path, what in ((out / SUPERNET, "a supernet"), (out / CHECKPOINT, "an unfinished training")):
             if path.exists():

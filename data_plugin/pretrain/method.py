@@ -19,9 +19,9 @@ class Method(nn.Module, ABC):
     """A self-supervised method: its views, heads, loss and memory. Backbones, steps and averages are the loop's.
 
     In a step the loop gives the key branch's feature maps to :meth:`targets`, without gradient, then each query
-    network's feature maps to :meth:`loss`, and at last calls :meth:`remember`, once. It averages ``key_head`` as it
-    averages the key backbone. Query networks differ in width, so what reads their feature maps has to take the first
-    channels of a wider input (:func:`with_sliced_entry`).
+    network's feature maps to :meth:`predictions` and these to :meth:`loss`, and at last calls :meth:`remember`, once.
+    It averages ``key_head`` as it averages the key backbone. Query networks differ in width, so what reads their
+    feature maps has to take the first channels of a wider input (:func:`with_sliced_entry`).
 
     Args:
         query_head: the head of the query branch; the key branch gets a copy.
@@ -54,24 +54,24 @@ class Method(nn.Module, ABC):
         """
 
     @abstractmethod
-    def loss(self, query_maps: Sequence[Tensor], targets: Any) -> Tensor:
-        """The loss of one query network.
+    def predictions(self, query_maps: Sequence[Tensor]) -> Any:
+        """What one query network predicts.
 
         Args:
             query_maps: its C5 (N, C, H, W), C at most the largest network's, for each of :attr:`query_views`.
-            targets: what :meth:`targets` returned in this step.
-
-        Returns:
-            A number, averaged over the images.
         """
+
+    @abstractmethod
+    def loss(self, predictions: Any, targets: Any) -> Tensor:
+        """How far one query network is from the step's targets: a number, averaged over the images."""
 
     def remember(self, targets: Any) -> None:
         """Keep what later steps need of this one, once all its losses are computed."""
         del targets
 
-    def health(self, targets: Any) -> Mapping[str, Tensor]:
-        """Numbers that show whether the features collapse, to be logged beside the loss."""
-        del targets
+    def health(self, predictions: Any, targets: Any) -> Mapping[str, Tensor]:
+        """Numbers to log beside the loss: whether features collapse, whether the largest network learns."""
+        del predictions, targets
         return {}
 
     def heads(self) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+import torch
 from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import BYOLProjectionHead, MoCoProjectionHead
 from lightly.models.modules.memory_bank import MemoryBankModule
@@ -98,18 +99,35 @@ class MoCoV2(Method):
         (key_map,) = key_maps
         return F.normalize(self.key_head(_pooled(key_map)), dim=1)
 
-    def loss(self, query_maps: Sequence[Tensor], targets: Tensor) -> Tensor:
-        """InfoNCE of the queries against their own keys and the queue; see :meth:`Method.loss`."""
+    def predictions(self, query_maps: Sequence[Tensor]) -> Tensor:
+        """The queries (N, dim), of length 1."""
         (query_map,) = query_maps
-        return self.contrast(self.query_head(_pooled(query_map)), targets)
+        return F.normalize(self.query_head(_pooled(query_map)), dim=1)
+
+    def loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """InfoNCE of the queries against their own keys and the queue."""
+        return self.contrast(predictions, targets)
 
     def remember(self, targets: Tensor) -> None:
         """Enqueue the keys."""
         self.queue.enqueue(targets)
 
-    def health(self, targets: Tensor) -> Mapping[str, Tensor]:
-        """``key_std``: the keys' standard deviation per dimension, times sqrt(dim); 1 is spread evenly, 0 collapsed."""
-        return {"key_std": std_of_l2_normalized(targets) * math.sqrt(targets.shape[1])}
+    def health(self, predictions: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
+        """Spread of the keys, and how often a query finds its key.
+
+        The loss alone misleads: while the key branch moves fast, positives differ from the older keys in the queue
+        whatever the image, so it falls without anything being learnt and rises again as the learning rate falls.
+
+        Returns:
+            ``key_std``: the keys' standard deviation per dimension, times sqrt(dim); 1 is spread evenly, 0 collapsed.
+            ``matched``: part of the queries whose own key is the most similar one of the batch; chance is 1 / N. Mean
+            colours alone match a good part where the jitter is weak, so compare it between runs on the same views only.
+        """
+        nearest = (predictions @ targets.T).argmax(dim=1)
+        return {
+            "key_std": std_of_l2_normalized(targets) * math.sqrt(targets.shape[1]),
+            "matched": (nearest == torch.arange(len(nearest), device=nearest.device)).float().mean(),
+        }
 
 
 def _pooled(feature_map: Tensor) -> Tensor:

@@ -70,17 +70,18 @@ class SupernetTraining(LightningModule):
         with torch.no_grad():
             key_maps = [self.key(batch.views[view], self.space.largest)[-1] for view in self.method.key_views]
             targets = self.method.targets(key_maps)
-        losses = []
-        for arch in self.networks(self.global_step):
-            query_maps = [self.query(batch.views[view], arch)[-1] for view in self.method.query_views]
-            losses.append(self.method.loss(query_maps, targets))
+        predictions = [
+            self.method.predictions([self.query(batch.views[view], arch)[-1] for view in self.method.query_views])
+            for arch in self.networks(self.global_step)
+        ]
+        loss = torch.stack([self.method.loss(prediction, targets) for prediction in predictions])
         self.method.remember(targets)
-        loss = torch.stack(losses)
         self._require_finite(loss)
         self.log("loss", loss.mean(), prog_bar=True)
         self.log("loss/largest", loss[0])
         self.log("loss/random", loss[1:].mean())
-        self.log_dict(dict(self.method.health(targets)), prog_bar=True)
+        with torch.no_grad():
+            self.log_dict(dict(self.method.health(predictions[0], targets)), prog_bar=True)
         return loss.sum()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

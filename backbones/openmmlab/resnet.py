@@ -8,7 +8,8 @@ from typing import Any
 
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
-from torch import nn
+from mmengine.runner import CheckpointLoader
+from torch import Tensor, nn
 
 from data_plugin.arch import STAGES, Arch
 from data_plugin.backbones.bottleneck import Norm
@@ -28,7 +29,6 @@ NEUTRAL: Mapping[str, Any] = {
     "stage_with_dcn": None,
     "plugins": None,
     "multi_grid": None,
-    "contract_dilation": False,
     "pretrained": None,
 }
 """Options of OpenMMLab's ResNets that have no counterpart here, and the value at which they change nothing."""
@@ -49,6 +49,7 @@ class OpenMMLabResNet(DATAResNet, BaseModule):
         norm_eval: keep batch-norm statistics fixed in training; MMDetection's default, not MMSegmentation's.
         with_cp: recompute blocks in the backward pass instead of keeping their activations.
         zero_init_residual: start every residual branch at zero; without effect on loaded weights.
+        contract_dilation: halve the dilation of every stage's first bottleneck, as MMSegmentation's option.
         init_cfg: ``dict(type="Pretrained", checkpoint=FILE)`` loads a file in torchvision's names strictly;
             anything else is left to the framework; None keeps He's initialisation.
         unsupported: the options of :data:`NEUTRAL`, at values that change nothing.
@@ -70,6 +71,7 @@ class OpenMMLabResNet(DATAResNet, BaseModule):
         norm_eval: bool = True,
         with_cp: bool = False,
         zero_init_residual: bool = True,
+        contract_dilation: bool = False,
         init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         **unsupported: Any,
     ) -> None:
@@ -89,6 +91,7 @@ class OpenMMLabResNet(DATAResNet, BaseModule):
             with_cp=with_cp,
             in_channels=in_channels,
             zero_init_residual=zero_init_residual,
+            contract_dilation=contract_dilation,
         )
         self.init_cfg = init_cfg
 
@@ -136,8 +139,8 @@ def refuse_options(name: str, options: Mapping[str, Any]) -> None:
             )
 
 
-def pretrained_file(init_cfg: Any) -> Path | None:
-    """The file of weights that ``init_cfg`` names, None where it names none.
+def pretrained_file(init_cfg: Any) -> str | None:
+    """The file of weights, or the name that MMEngine knows one by, in ``init_cfg``; None where it names none.
 
     Raises:
         UserError: if it says more than the file, or names it beside another initialisation.
@@ -150,15 +153,16 @@ def pretrained_file(init_cfg: Any) -> Path | None:
     unknown = set(entries[0]) - {"type", "checkpoint", "map_location"}
     if unknown:
         raise UserError(f"init_cfg has {', '.join(sorted(unknown))}; expected type='Pretrained' and checkpoint alone")
-    return Path(entries[0]["checkpoint"])
+    return str(entries[0]["checkpoint"])
 
 
-def load_pretrained(module: nn.Module, path: Path, what: str, takes: Callable[[str], bool]) -> None:
+def load_pretrained(module: nn.Module, source: str, what: str, takes: Callable[[str], bool]) -> None:
     """Load weights in torchvision's names into a module that has the same ones.
 
     Args:
         module: gets the weights.
-        path: the file.
+        source: the file, or a name or address of a ResNet that MMEngine downloads, such as ``torchvision://resnet50``;
+            its classifier ``fc`` is left out.
         what: what is loaded, for the message.
         takes: whether the first part of a name, such as ``layer4``, is this module's to load.
 
@@ -166,8 +170,14 @@ def load_pretrained(module: nn.Module, path: Path, what: str, takes: Callable[[s
         UserError: if the file cannot be read, or one of the names that ``takes`` picks is missing, unexpected or of
             another shape.
     """
-    tensors, _ = read_tensors(path)
+    tensors = _downloaded(source) if "://" in source else read_tensors(Path(source))[0]
     taken = {name: value for name, value in tensors.items() if takes(name.split(".")[0])}
     expected = {name: value for name, value in module.state_dict().items() if takes(name.split(".")[0])}
-    require_matching(path, taken, expected, what)
+    require_matching(source, taken, expected, what)
     module.load_state_dict(taken, strict=False)
+
+
+def _downloaded(name: str) -> Mapping[str, Tensor]:
+    contents = CheckpointLoader.load_checkpoint(name, map_location="cpu")
+    tensors = contents.get("state_dict", contents)
+    return {key: value for key, value in tensors.items() if not key.startswith("fc.")}

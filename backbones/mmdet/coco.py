@@ -1,0 +1,105 @@
+"""Data sets in COCO's format in MMDetection: the data root, and labels that the model has no class for."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mmdet.datasets import CocoDataset
+from mmengine.config import Config, ConfigDict
+
+from data_plugin.backbones.mmdet.labels import class_names, kind, require_classes
+from data_plugin.backbones.openmmlab.config import leaves
+from data_plugin.errors import UserError
+
+EVALUATORS = {"val_dataloader": "val_evaluator", "test_dataloader": "test_evaluator"}
+"""Which evaluator reads the annotations of which loader's data set."""
+
+
+def is_coco(leaf: ConfigDict) -> bool:
+    """Whether a data set entry is MMDetection's COCO class or one of its kinds, such as LVIS and Cityscapes."""
+    return issubclass(kind(leaf) or object, CocoDataset)
+
+
+def place_coco(config: Config, data_root: Path | None) -> None:
+    """Put the data root, as an absolute path, into COCO data sets and the evaluators that read their annotations.
+
+    Args:
+        config: the config; changed in place.
+        data_root: the folder that the user gave; None keeps each data set's own.
+
+    Raises:
+        UserError: if the root, or annotations or images of the training or validation set in it, are missing.
+    """
+    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        for leaf in filter(is_coco, leaves(config[loader].dataset)):
+            before = leaf.get("data_root") or ""
+            root = Path(before) if data_root is None else data_root
+            if loader != "test_dataloader":  # COCO publishes no annotations of its test set
+                _check_layout(root, leaf)
+            leaf.data_root = f"{root.resolve()}/"
+            for entry in _entries(config.get(EVALUATORS.get(loader, ""))):
+                for key, value in entry.items():
+                    if before and isinstance(value, str) and value.startswith(before):
+                        entry[key] = leaf.data_root + value.removeprefix(before)
+
+
+def check_coco_labels(config: Config, loader: str) -> None:
+    """Check the labels of a loader's COCO data sets against the file's categories and the model's classes.
+
+    Args:
+        config: the config.
+        loader: ``train_dataloader`` or ``val_dataloader``.
+
+    Raises:
+        UserError: if an annotation's category is not listed in its file, a class of the data set is none of the
+            categories, or the model's heads have another number of classes.
+    """
+    for leaf in filter(is_coco, leaves(config[loader].dataset)):
+        path = Path(leaf.data_root) / leaf.ann_file
+        try:
+            contents = json.loads(path.read_text())
+            categories = {each["id"]: each["name"] for each in contents["categories"]}
+            used = {each["category_id"] for each in contents["annotations"] if "category_id" in each}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} cannot be read as COCO annotations ({error!r})") from error
+        for unknown in sorted(used - set(categories)):
+            raise UserError(f"{path} has annotations of category {unknown}, but its categories do not list that id")
+        classes = class_names(leaf)
+        absent = [name for name in classes if name not in categories.values()]
+        if absent:  # MMDetection would leave them out and give the others their labels
+            raise UserError(
+                f"{path} lists {_some(categories.values())} and not the data set's {_some(absent)}; write a config "
+                "whose data sets have metainfo=dict(classes=...) with the names that are listed"
+            )
+        left_out = [categories[each] for each in sorted(used) if categories[each] not in classes]
+        if left_out:
+            warnings.warn(
+                f"{path}: objects of {_some(left_out)} are no classes of the data set: left out",
+                stacklevel=3,
+            )
+        require_classes(config.model, len(classes), path)
+
+
+def _check_layout(root: Path, leaf: ConfigDict) -> None:
+    wanted = [leaf.ann_file, *(part for part in (leaf.get("data_prefix") or {}).values() if isinstance(part, str))]
+    layout = f"expected {' and '.join(wanted)} in it, as in COCO's layout"
+    if not root.is_dir():
+        raise UserError(f"the data root {root} is not a folder; give --data-root the data set's folder, {layout}")
+    for part in wanted:
+        if not (root / part).exists():
+            raise UserError(f"the data root {root} has no {part}; {layout}")
+
+
+def _entries(evaluator: Any) -> list[ConfigDict]:
+    if evaluator is None:
+        return []
+    return list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(map(str, listed[:5])) + (", …" if len(listed) > 5 else "")

@@ -1,0 +1,1 @@
+"""What the MMDetection and MMSegmentation adapters share: the network, configs, images and training of MMEngine."""

@@ -1,0 +1,108 @@
+"""Training and evaluation with MMEngine's runner, and the checks before it."""
+
+from __future__ import annotations
+
+import copy
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import Runner, find_latest_checkpoint
+from torch import nn
+
+from data_plugin.backbones.openmmlab.checkpoint import read_state_dict
+from data_plugin.backbones.openmmlab.cpu_ranks import join_cpu_ranks
+from data_plugin.backbones.openmmlab.resnet import pretrained_file
+from data_plugin.errors import UserError
+from data_plugin.files import require_matching
+
+
+def train_or_evaluate(
+    config: Config,
+    out: Path,
+    scope: str,
+    ours: tuple[type[nn.Module], ...],
+    *,
+    resume: bool = False,
+    eval_only: bool = False,
+    weights: Path | None = None,
+) -> Mapping[str, float]:
+    """Train with MMEngine's runner and evaluate with the config's evaluator on its validation set.
+
+    Runs on the CPU where there is no CUDA device, and on all processes of a ``torchrun``.
+
+    Args:
+        config: a config that names an architecture; it stays as it is.
+        out: folder of checkpoints and logs.
+        scope: the framework's registry scope.
+        ours: modules that load the weights of a searched network.
+        resume: go on from the last checkpoint in ``out``.
+        eval_only: evaluate only, ``weights`` or else the last checkpoint in ``out``.
+        weights: checkpoint of a whole model (``.pth``) to start from or to evaluate.
+
+    Returns:
+        What the evaluator said last.
+
+    Raises:
+        UserError: if there is nothing to resume or evaluate, or weights do not match the architecture. ``out`` is not
+            touched then.
+    """
+    checkpoint = _checkpoint(out, resume, eval_only, weights)
+    _check_weights(config, scope, checkpoint, () if eval_only else ours)
+    config = copy.deepcopy(config)
+    config.work_dir = str(out)
+    config.load_from = None if checkpoint is None else str(checkpoint)
+    config.resume = resume
+    config.launcher = "pytorch" if "LOCAL_RANK" in os.environ else "none"
+    if config.launcher == "pytorch" and not torch.cuda.is_available():
+        join_cpu_ranks(config)
+    # Loggers and message hubs live as long as the process, under the experiment's name.
+    config.experiment_name = f"{out.name}_{uuid.uuid4().hex[:8]}"
+    runner = Runner.from_cfg(config)
+    if eval_only:
+        return runner.val()
+    last = _LastEvaluation()
+    runner.register_hook(last)
+    runner.train()
+    return last.metrics or runner.val()
+
+
+class _LastEvaluation(Hook):
+    """Keeps what the evaluator said last."""
+
+    metrics: Mapping[str, float] | None = None
+
+    def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float] | None = None) -> None:
+        self.metrics = metrics
+
+
+def _checkpoint(out: Path, resume: bool, eval_only: bool, weights: Path | None) -> Path | None:
+    if resume and (eval_only or weights):
+        raise UserError(f"resume goes on from the last checkpoint in {out}; leave out eval_only and weights")
+    if weights is not None:
+        return weights
+    if not resume and not eval_only:
+        return None
+    last = find_latest_checkpoint(str(out)) if out.is_dir() else None
+    # The framework keeps an absolute path, which is another run's once the folder was copied or moved.
+    found = next((path for path in (out / Path(last).name, Path(last)) if path.is_file()), None) if last else None
+    if found is None:
+        raise UserError(f"there is no checkpoint in {out} to {'resume' if resume else 'evaluate'}; train first")
+    return found
+
+
+def _check_weights(config: Config, scope: str, checkpoint: Path | None, ours: tuple[type[nn.Module], ...]) -> None:
+    with DefaultScope.overwrite_default_scope(scope):
+        model = MODELS.build(config.model)
+    for part in model.modules():
+        if isinstance(part, ours) and pretrained_file(part.init_cfg):
+            part.init_weights()  # type: ignore[operator]
+    if checkpoint is not None:
+        require_matching(
+            checkpoint, read_state_dict(checkpoint), model.state_dict(), "the weights of this config's model"
+        )

@@ -1,0 +1,49 @@
+"""Take the backbone out of a fine-tuned detector or segmenter, as the artefact that a search writes and as ONNX."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_plugin.tools.exit_codes import user_errors_exit_2
+
+
+@user_errors_exit_2
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="export.py", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", type=Path, help="checkpoint of a fine-tuned model, of any framework")
+    source.add_argument("--backbone", type=Path, help="folder of a searched or exported backbone, for --onnx alone")
+    parser.add_argument("--arch", help="architecture that the backbone must have, such as d3-2-17-3_w32-48-96-192-512")
+    parser.add_argument("--out", required=True, type=Path, help="output folder")
+    parser.add_argument("--onnx", action="store_true", help="write backbone.onnx too")
+    parser.add_argument("--size", type=int, default=224, help="height and width at which ONNX is traced; any size runs")
+    arguments = parser.parse_args(argv)
+
+    from data_plugin import cost
+    from data_plugin.arch import Arch
+    from data_plugin.artefact import load_backbone, save_backbone
+    from data_plugin.errors import UserError
+    from data_plugin.export import export_onnx, load_finetuned_backbone
+
+    if arguments.checkpoint:
+        network = load_finetuned_backbone(arguments.checkpoint)
+    else:
+        network = load_backbone(arguments.backbone)
+    if arguments.arch and Arch.parse(arguments.arch) != network.arch:
+        raise UserError(f"the backbone is {network.arch}; expected {arguments.arch}, which --arch asks for")
+    if arguments.onnx:
+        export_onnx(network, arguments.out / "backbone.onnx", (arguments.size, arguments.size))
+    save_backbone(arguments.out, network)
+    costs = f"{cost.flops(network.arch) / 1e9:.3f} GFLOPs, {cost.params(network.arch) / 1e6:.2f} M parameters"
+    print(f"{network.arch}: {costs}\n" + "\n".join(str(path) for path in sorted(arguments.out.iterdir())))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

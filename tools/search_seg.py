@@ -1,0 +1,24 @@
+"""Search a supernet for the backbone that fits a segmenter's data, task and budget best."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from data_plugin.framework import SEGMENTATION
+from data_plugin.tools.exit_codes import user_errors_exit_2
+from data_plugin.tools.search_cli import add_search_arguments, search_and_print
+
+
+@user_errors_exit_2
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="search_seg.py", description=__doc__)
+    add_search_arguments(parser, SEGMENTATION, example="fcn_d8_cityscapes")
+    search_and_print(parser.parse_args(argv), SEGMENTATION, finetune="tools/finetune_seg.py")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
