@@ -149,7 +149,7 @@ class _Normalised:
         self.archs = archs
         self.device = next(network.parameters()).device
         self.last_stage = STAGE_TAPS.index(taps[-1])
-        self.stages: Callable[[], AbstractContextManager[Stages[Tensor]]] = partial(nullcontext, network)
+        self.stages: Callable[[], AbstractContextManager[Stages[Tensor]]] = lambda: nullcontext(network)
         if norm == "recalibrated":
             images = (batch.images.to(self.device) for batch in _first_images(batches))
             self.stages = Recalibrated(network, archs, self.last_stage, images).walked
