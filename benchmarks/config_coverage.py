@@ -24,6 +24,7 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import resource
 import time
 import traceback
@@ -114,28 +115,21 @@ class MMDetection:
     def _train_and_infer(self, settings: Any, side: int) -> None:
         import torch
         from mmdet.registry import MODELS
-        from mmdet.testing import demo_mm_inputs, demo_mm_proposals
         from mmengine.model import revert_sync_batchnorm
 
         model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(settings)))
         model.init_weights()
-        shapes = [(3, side, side)] * 2
-        batch = demo_mm_inputs(2, shapes, num_items=[3, 3], with_mask=True, with_semantic=True)
-        for sample, proposals in zip(batch["data_samples"], demo_mm_proposals(shapes, 20), strict=True):
-            sample.proposals = proposals
-            sample.gt_instances.labels.zero_()
-            sample.gt_sem_seg.sem_seg = sample.gt_sem_seg.sem_seg.clamp(max=1).long()
+        training, testing = _batches(str(model.data_preprocessor.__class__.__name__), side)
         model.train()  # some detectors' own does not return them
-        losses = model(**model.data_preprocessor(batch, True), mode="loss")
+        losses = model(**model.data_preprocessor(training, True), mode="loss")
         total, _ = model.parse_losses(losses)
         total.backward()
         moved = [p.grad for p in model.parameters() if p.grad is not None and p.grad.abs().sum() > 0]
         assert torch.isfinite(total), f"the loss is {total.item()}"
         assert moved, "no parameter has a gradient"
-        one = {name: values[:1] for name, values in batch.items()}  # as all configs test
         model.eval()
         with torch.no_grad():
-            assert len(model(**model.data_preprocessor(one, False), mode="predict")) == 1
+            assert len(model(**model.data_preprocessor(testing, False), mode="predict")) == 1
 
     def _folder(self) -> Path:
         import mmdet
@@ -189,7 +183,8 @@ class Detectron2:
             _require_refusal(lambda: adapter.lazy_with_data_resnet(stock, arch))
             raise NotTried(OTHER, getattr(kind, "__name__", "another model"))
         config = adapter.lazy_with_data_resnet(stock, arch)
-        model = _hash(OmegaConf.to_container(config.model))
+        # Functions among the settings have their address in their text.
+        model = _hash(re.sub(r" at 0x\w+", "", str(OmegaConf.to_container(config.model))))
         for each in (config.model, stock.model):
             if "roi_heads" in each:
                 each.roi_heads.batch_size_per_image = REGIONS
@@ -243,6 +238,28 @@ class Detectron2:
         import detectron2
 
         return Path(detectron2.__file__).parent / "model_zoo" / "configs"
+
+
+def _batches(preprocessor: str, side: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two random images, or a video of two frames, with labels of class 0 for training, and one to infer on."""
+    import torch
+    from mmdet.testing import demo_mm_inputs, demo_mm_proposals, demo_track_inputs
+
+    if preprocessor == "TrackDataPreprocessor":
+        videos = {"image_shapes": [(3, side, side)], "num_items": [3], "with_mask": True}
+        return demo_track_inputs(1, 2, key_frames_inds=[0], **videos), demo_track_inputs(1, 1, **videos)
+    shapes = [(3, side, side)] * 2
+    batch = demo_mm_inputs(2, shapes, num_items=[3, 3], with_mask=True, with_semantic=True)
+    for sample, proposals in zip(batch["data_samples"], demo_mm_proposals(shapes, 20), strict=True):
+        sample.proposals = proposals
+        sample.gt_instances.labels.zero_()
+        sample.gt_sem_seg.sem_seg = sample.gt_sem_seg.sem_seg.clamp(max=1).long()
+        sample.set_metainfo({"homography_matrix": torch.eye(3).numpy()})
+    one = {name: values[:1] for name, values in batch.items()}  # as all configs test
+    if preprocessor != "MultiBranchDataPreprocessor":
+        return batch, one
+    branches = ("sup", "unsup_teacher", "unsup_student")
+    return {name: {branch: copy.deepcopy(values) for branch in branches} for name, values in batch.items()}, one
 
 
 FRAMEWORKS: Mapping[str, Callable[[], Any]] = {"detectron2": Detectron2, "mmdet": MMDetection}

@@ -40,6 +40,11 @@ TINY = [
     "val_dataloader.num_workers=0",
     "val_dataloader.dataset.pipeline.1.scale=(200,64)",
 ]
+SMALL_HEADS = [
+    "model.roi_head.bbox_head.conv_out_channels=16",
+    "model.roi_head.bbox_head.fc_out_channels=16",
+    "model.roi_head.mask_head.conv_out_channels=16",
+]
 TWO_STAGE = [
     "model.train_cfg.rpn_proposal.max_per_img=30",
     "model.train_cfg.rcnn.sampler.num=16",
@@ -92,7 +97,9 @@ def winner(tmp_path_factory, coco: Path) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("winner")
     save_backbone(folder, DATAResNet(ARCH))
     for name in RECIPES:
-        adapter.write_config(adapter.load_config(name, [], coco), ARCH, folder / PTH_FILE, folder / f"{name}.py")
+        small = [option for option in SMALL_HEADS if name == "mask_rcnn_fpn_coco" or "mask" not in option]
+        config = adapter.load_config(name, [] if "retinanet" in name else small, coco)
+        adapter.write_config(config, ARCH, folder / PTH_FILE, folder / f"{name}.py")
     return {name: folder / f"{name}.py" for name in RECIPES}
 
 

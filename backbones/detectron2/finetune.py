@@ -106,7 +106,8 @@ def finetune(
         trainer.resume_or_load(resume=resume)
         trainer.train()
         results = trainer._last_eval_results
-    return _figures(results[cfg.DATASETS.TEST[0]] if len(cfg.DATASETS.TEST) > 1 else results)
+    # detectron2 leaves the data set's name out where there is only one.
+    return _figures(results.get(cfg.DATASETS.TEST[0], results))
 
 
 def _evaluator_type(data_set: str) -> str:
