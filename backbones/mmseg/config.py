@@ -14,9 +14,9 @@ from data_plugin.arch import Arch
 from data_plugin.backbones.mmseg.datasets import place
 from data_plugin.backbones.openmmlab.config import (
     LOADERS,
+    beside_config,
     merge_options,
     read_config,
-    relative_checkpoint,
     save_config,
 )
 from data_plugin.backbones.openmmlab.swap import detector, replace_resnet, set_arch, stages_read
@@ -80,6 +80,6 @@ def write_config(config: Config, arch: Arch, weights: Path, path: Path) -> None:
     """
     written = copy.deepcopy(config)
     replace_resnet(written, MODELS)
-    init_cfg = {"type": "Pretrained", "checkpoint": relative_checkpoint(weights, path)}
+    init_cfg = {"type": "Pretrained", "checkpoint": beside_config(weights)}
     set_arch(detector(written), arch, init_cfg=init_cfg)
     save_config(written, MODULE, path)

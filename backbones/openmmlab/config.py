@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os.path
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -84,10 +83,9 @@ def leaves(dataset: ConfigDict) -> list[ConfigDict]:
     return leaves(dataset.dataset) if "dataset" in dataset else [dataset]
 
 
-def relative_checkpoint(weights: Path, path: Path) -> str:
-    """How a config at ``path`` names ``weights`` so that both can be moved together."""
-    relative = os.path.relpath(weights.resolve(), path.resolve().parent)
-    return "{{ fileDirname }}/" + Path(relative).as_posix()
+def beside_config(weights: Path) -> str:
+    """How a config names weights that lie in its folder, so that the folder can be moved."""
+    return "{{ fileDirname }}/" + weights.name
 
 
 def save_config(config: Config, module: str, path: Path) -> None:
