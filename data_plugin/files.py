@@ -26,9 +26,17 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
+        temporary.chmod(0o666 & ~_umask())  # safetensors makes files that their owner alone can read
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    # The mask can only be read by setting it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
@@ -56,8 +64,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} holds pickled objects other than tensors, which could run code: it was refused, not loaded; "
-            "save it again as a plain dictionary of tensors"
+            f"{path} was refused, not loaded: it is damaged, or holds pickled objects other than tensors, which could "
+            "run code; save it again as a plain dictionary of tensors"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} is truncated or not a PyTorch file; copy it again") from error

@@ -35,6 +35,9 @@ def test_round_trip(saved):
             assert torch.equal(ours.state_dict()[name], value), name
     assert list(found.heads) == ["query.0.weight"]
     assert not os.listdir(saved.parent)[1:]
+    others = saved.parent / "plain"
+    others.touch()
+    assert saved.stat().st_mode == others.stat().st_mode
 
 
 def test_another_space_is_refused(saved):
