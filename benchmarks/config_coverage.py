@@ -47,7 +47,7 @@ GPU_ONLY = "implementation for device cpu not found"
 OTHER, NO_MODEL, UNREADABLE = "other backbone", "no model", "unreadable"
 
 REGIONS = 32
-"""Regions an image that detectron2's RoI heads work on; hundreds, as in the configs, would take ten times as long."""
+"""Regions an image that RoI heads work on; hundreds, as in the configs, would take ten times as long."""
 
 Steps = Callable[[], None]
 
@@ -103,7 +103,8 @@ class MMDetection:
         from mmengine.registry import DefaultScope
 
         os.chdir(self._folder().parent)  # distillation configs name their teacher's from there
-        MessageHub.get_current_instance().update_info("iter", 0)  # as the training loop does
+        for counter in ("epoch", "iter"):
+            MessageHub.get_current_instance().update_info(counter, 0)  # as the training loop does
         with DefaultScope.overwrite_default_scope("mmdet"):
             try:
                 self._train_and_infer(settings, 128)
@@ -117,9 +118,12 @@ class MMDetection:
         from mmdet.registry import MODELS
         from mmengine.model import revert_sync_batchnorm
 
-        model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(settings)))
+        settings = copy.deepcopy(settings)
+        few_regions(settings)
+        model = revert_sync_batchnorm(MODELS.build(settings))
         model.init_weights()
-        training, testing = _batches(str(model.data_preprocessor.__class__.__name__), side)
+        proposals = not getattr(model, "with_rpn", False)  # they would take the place of the model's own
+        training, testing = _batches(type(model.data_preprocessor).__name__, side, proposals)
         model.train()  # some detectors' own does not return them
         losses = model(**model.data_preprocessor(training, True), mode="loss")
         total, _ = model.parse_losses(losses)
@@ -240,7 +244,7 @@ class Detectron2:
         return Path(detectron2.__file__).parent / "model_zoo" / "configs"
 
 
-def _batches(preprocessor: str, side: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _batches(preprocessor: str, side: int, with_proposals: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """Two random images, or a video of two frames, with labels of class 0 for training, and one to infer on."""
     import torch
     from mmdet.testing import demo_mm_inputs, demo_mm_proposals, demo_track_inputs
@@ -251,7 +255,8 @@ def _batches(preprocessor: str, side: int) -> tuple[dict[str, Any], dict[str, An
     shapes = [(3, side, side)] * 2
     batch = demo_mm_inputs(2, shapes, num_items=[3, 3], with_mask=True, with_semantic=True)
     for sample, proposals in zip(batch["data_samples"], demo_mm_proposals(shapes, 20), strict=True):
-        sample.proposals = proposals
+        if with_proposals:
+            sample.proposals = proposals
         sample.gt_instances.labels.zero_()
         sample.gt_sem_seg.sem_seg = sample.gt_sem_seg.sem_seg.clamp(max=1).long()
         sample.set_metainfo({"homography_matrix": torch.eye(3).numpy()})
@@ -267,8 +272,10 @@ FRAMEWORKS: Mapping[str, Callable[[], Any]] = {"detectron2": Detectron2, "mmdet"
 
 
 def make_small(node: Any) -> None:
-    """Take every file or address of weights, and augmentations that enlarge a batch, out of a model's settings."""
+    """Take weights to load, augmentations that enlarge a batch and norms that need GPUs out of a model's settings."""
     if isinstance(node, dict):
+        if node.get("type") == "MMSyncBN":
+            node["type"] = "BN"
         node.pop("batch_augments", None)
         if (node.get("init_cfg") or {}) and "Pretrained" in str(node["init_cfg"]):
             node["init_cfg"] = None
@@ -285,6 +292,15 @@ def _require_refusal(swap: Steps) -> None:
     except UserError:
         return
     raise AssertionError("the swap took a network that is no plain ResNet")
+
+
+def few_regions(node: Any) -> None:
+    """Let region heads of MMDetection work on tens of regions, not on hundreds."""
+    if isinstance(node, dict):
+        for key in {"num", "max_per_img", "num_proposals"} & set(node):
+            node[key] = min(node[key], REGIONS)
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, (list, tuple)) else ():
+        few_regions(child)
 
 
 def _only_plain_resnets(model: Mapping[str, Any], swap: Steps) -> None:

@@ -269,6 +269,11 @@ def test_strides_of_a_shared_head_count() -> None:
     assert adapter.strides_and_dilations(dc5) == {"strides": (1, 2, 2, 1), "dilations": (1, 1, 1, 2)}
 
 
+def test_input_format_of_a_semi_supervised_detector() -> None:
+    found = adapter.input_format(zoo("soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco"))
+    assert (found.channel_order, found.mean, found.std) == ("BGR", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0))
+
+
 # Refusals
 
 
@@ -294,6 +299,13 @@ def test_what_is_no_plain_resnet_is_refused(name: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_the_option_that_a_refusal_names_helps() -> None:
+    config = zoo("retinanet_r18_fpn_1x_coco")
+    assert config.model.neck.in_channels == [64, 128, 256, 512]
+    config.model.backbone.depth = 50
+    assert swapped(config).model.neck.in_channels == [256, 512, 1024, 2048]
+
+
 def test_options_that_change_the_network_are_refused() -> None:
     for option in ({"deep_stem": True}, {"avg_down": True}, {"conv_cfg": {"type": "ConvWS"}}):
         config = Config({"model": {"backbone": {"type": "ResNet", "depth": 50, **option}}})
@@ -304,6 +316,8 @@ def test_options_that_change_the_network_are_refused() -> None:
 def test_a_model_without_a_backbone_is_refused() -> None:
     with pytest.raises(UserError, match=r"model \(FasterRCNN\) has no backbone"):
         replace_resnet(Config({"model": {"type": "FasterRCNN"}}), MODELS)
+    with pytest.raises(UserError, match="backbone is None, not a plain ResNet"):
+        replace_resnet(zoo("d2_faster-rcnn_r50-caffe_fpn_ms-90k_coco"), MODELS)
     shared = {"type": "ResLayer", "depth": 101, "stage": 3}
     model = {"backbone": {"type": "ResNet", "depth": 50, "num_stages": 3, "strides": (1, 2, 2), "dilations": (1, 1, 1)}}
     with pytest.raises(UserError, match="expected type='ResLayer' with stage=3 and depth=50"):

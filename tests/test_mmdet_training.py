@@ -245,5 +245,5 @@ def test_unknown_classes_and_missing_files_are_named(voc: Path, winner: Path, tm
 def test_evaluators_without_the_three_figures_are_refused(winner: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"iou_thrs=\[0.5\]"):
         adapter.finetune(load(winner, None, *TINY, "val_evaluator.iou_thrs=[0.5]"), tmp_path / "out")
-    with pytest.raises(UserError, match="expected one of type VOCMetric or CocoMetric"):
+    with pytest.raises(UserError, match="expected type='VOCMetric', or type='CocoMetric'"):
         adapter.finetune(load(winner, None, *TINY, "val_evaluator.type=DumpResults"), tmp_path / "out")

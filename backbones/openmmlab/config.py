@@ -71,6 +71,7 @@ def input_format(config: Config) -> InputFormat:
     OpenMMLab reads images as BGR; ``mean`` and ``std`` are applied after the channels are swapped.
     """
     preprocessor = config.model.get("data_preprocessor") or {}
+    preprocessor = preprocessor.get("data_preprocessor", preprocessor)  # of each branch of a semi-supervised detector
     swapped = preprocessor.get("bgr_to_rgb", False) or preprocessor.get("rgb_to_bgr", False)
     mean, std = preprocessor.get("mean") or (0.0, 0.0, 0.0), preprocessor.get("std") or (1.0, 1.0, 1.0)
     return InputFormat("RGB" if swapped else "BGR", tuple(mean), tuple(std))

@@ -60,7 +60,7 @@ def replace_resnet(config: Config, registry: Registry) -> None:
         UserError: if there is no backbone, or a plain ResNet of bottlenecks with batch norm could not take its place.
     """
     model = detector(config)
-    if _name(model.backbone.type) == NAME:
+    if _name(model.backbone.get("type")) == NAME:
         return
     stock = registry.get("ResNet")
     backbone = _with_defaults(model.backbone, _resnet(model.backbone, registry, stock))
@@ -165,10 +165,10 @@ def _heads(model: ConfigDict) -> Iterator[ConfigDict]:
 
 
 def _resnet(backbone: ConfigDict, registry: Registry, stock: Any) -> Any:
-    kind = backbone.type if isinstance(backbone.type, type) else registry.get(backbone.type)
-    if kind is stock:
+    kind = backbone.get("type")
+    name = _name(kind)
+    if (registry.get(kind) if isinstance(kind, str) else kind) is stock:
         return stock
-    name = _name(backbone.type)
     if name in ("ResNetV1c", "ResNetV1d"):
         raise UserError(
             f"the config's backbone is {name}, whose stem is not the 7x7 convolution of a plain ResNet; "
