@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ from data_plugin.arch import EXPANSION, STAGES, Arch
 from data_plugin.backbones.bottleneck import Bottleneck, block_dilation
 from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.cost import STRIDES, params
+from data_plugin.ranks import from_first, rank
 from data_plugin.space import SearchSpace
 
 Measure = Callable[[nn.Module, Tensor], float]
@@ -143,11 +144,28 @@ class MeasuredCosts:
 
     @cached_property
     def _latencies(self) -> BlockCosts:
-        return measure_blocks(self.space, self.input_size, self.device, latency_of, **self.options)
+        return self._measured(latency_of)
 
     @cached_property
     def _activations(self) -> BlockCosts:
-        return measure_blocks(self.space, self.input_size, self.device, activations_of, **self.options)
+        return self._measured(activations_of)
+
+    def _measured(self, measure: Measure) -> BlockCosts:
+        # All processes have to go by the same figures.
+        first = rank() == 0
+        blocks = from_first(
+            measure_blocks(self.space, self.input_size, self.device, measure, **self.options) if first else None
+        )
+        assert blocks is not None
+        return blocks
+
+    def prepare(self, quantities: Iterable[str]) -> None:
+        """Measure what budgets over these quantities need; several processes have to call this at the same point."""
+        for quantity in sorted(quantities):
+            if quantity == "latency":
+                _ = self._latencies
+            elif quantity == "memory":
+                _ = self._activations
 
     def latency(self, table: np.ndarray) -> np.ndarray:
         """Latency (N,) in seconds of networks (N, 9) for one image."""

@@ -40,12 +40,18 @@ class PartialSearch:
     Args:
         folder: is made with the first finished batch.
         run: everything that decides the distances, JSON values only.
-        candidates: by budget, the networks that are compared.
+        candidates: by budget, the networks that are compared, where they are known beforehand.
+        part_name: which part of the search this is, empty for a search in one part.
     """
 
     folder: Path
     run: Mapping[str, Any]
     candidates: Mapping[str, Sequence[Arch]]
+    part_name: str = ""
+
+    def part(self, name: str) -> PartialSearch:
+        """A part of the search, with networks or images of its own, that keeps its batches apart."""
+        return PartialSearch(self.folder, self.run, self.candidates, name)
 
     def write(self, index: int, batch: BatchDistances) -> None:
         """Keep the distances of batch ``index``."""
@@ -59,11 +65,12 @@ class PartialSearch:
             with path.open("wb") as file:
                 np.savez(file, distances=batch.distances, images=np.array(batch.images), sha256=np.array(batch.sha256))
 
-        write_whole(self.folder / f"batch-{index:06d}.npz", save)
+        write_whole(self.folder / self.part_name / f"batch-{index:06d}.npz", save)
 
     def read(self) -> dict[int, BatchDistances]:
         """The batches that are finished, by their index."""
-        return {int(path.stem.removeprefix("batch-")): _load(path) for path in self.folder.glob("batch-*.npz")}
+        found = (self.folder / self.part_name).glob("batch-*.npz")
+        return {int(path.stem.removeprefix("batch-")): _load(path) for path in found}
 
 
 def open_partial(

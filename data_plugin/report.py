@@ -88,7 +88,7 @@ def _run_table(values: Mapping[str, Any]) -> str:
 
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items() if key != "names")
+        return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items() if key not in ("names", "networks"))
     if isinstance(value, list):
         return " ".join(_text(inner) for inner in value) or "none"
     return "none" if value is None else str(value)

@@ -140,6 +140,14 @@ def search(
     return _result(archs, taps, [found[index] for index in range(len(batches))])
 
 
+def merged(results: Sequence[SearchResult]) -> SearchResult:
+    """One result of several over the same images; a network that is in more than one is taken once."""
+    rows = {arch: found.distances[:, i] for found in results for i, arch in enumerate(found.archs)}
+    distances = np.stack(list(rows.values()), axis=1)
+    first = results[0]
+    return SearchResult(list(rows), first.taps, distances, first.images, first.data_hash)
+
+
 class _Normalised:
     """Networks of one branch, to be walked over with a norm policy."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from data_plugin.budget import Budget, Costs, all_groups
 from data_plugin.calibration import calibrate
 from data_plugin.checkpoint import SupernetInfo, load_supernet
 from data_plugin.errors import UserError
+from data_plugin.evolution import Evolution, evolve
 from data_plugin.framework import (
     CONFIG_ENDING,
     DISTRIBUTIONS,
@@ -32,10 +33,11 @@ from data_plugin.framework import (
     load_adapter,
     named_config,
 )
+from data_plugin.halving import halve
 from data_plugin.measured_cost import MeasuredCosts
 from data_plugin.partial_search import PartialSearch, open_partial
 from data_plugin.ranks import from_first, joined_ranks, local_device, rank, rank_count
-from data_plugin.search import search
+from data_plugin.search import SearchResult, merged, search
 from data_plugin.search_output import (
     PARTIAL,
     Winner,
@@ -74,6 +76,8 @@ class SearchOptions:
         device: a torch device, or ``auto``.
         overwrite: replace an output folder that holds something.
         resume: go on with the unfinished search in the output folder.
+        evolve: find networks by evolution instead of drawing ``samples``.
+        halve: drop networks that are surely behind, at this confidence, before they see all images.
         options: ``KEY=VALUE`` changes of the config.
     """
 
@@ -95,6 +99,8 @@ class SearchOptions:
     device: str = "auto"
     overwrite: bool = False
     resume: bool = False
+    evolve: Evolution | None = None
+    halve: float | None = None
     options: Sequence[str] = ()
 
 
@@ -113,6 +119,8 @@ def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner
     """
     with joined_ranks():
         require_free(options.out, options.overwrite, options.resume)
+        if options.evolve and options.halve:
+            raise UserError("evolution and halving were both asked for; expected one of them")
         chosen_taps = None if options.taps is None else parse_taps(options.taps)
         supernet = load_supernet(options.supernet)
         space = supernet.info.space
@@ -134,34 +142,108 @@ def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner
             "taps": list(taps),
             "strides_and_dilations": dict(resolution),
         }
+        measured.prepare({quantity for budget in budgets for quantity in budget.quantities})
         unfinished = from_first(_open(options, run, space, budgets, measured) if rank() == 0 else None)
         assert unfinished is not None
-        archs = sorted({arch for found in unfinished.candidates.values() for arch in found})
         query, key = (branch.with_options(**resolution).to(device) for branch in (supernet.query, supernet.key))
-        with _progress(len(archs) * len(batches)) as advance:
-            result = search(
-                query, key, archs, batches, taps, norm=options.norm, unfinished=unfinished, progress=advance
-            )
+        with _progress(_network_count(options, unfinished, budgets) * len(batches)) as advance:
+            measure = partial(search, query, key, taps=taps, norm=options.norm, progress=advance)
+            compared = _compare(options, measure, unfinished, batches, space, budgets, measured)
+        result, candidates = compared.result, compared.candidates
         if rank() != 0:
             return []
         winners = [
-            pick_winner(result, budget, unfinished.candidates[budget.name], _checks(budget, measured))
-            for budget in budgets
+            pick_winner(result, budget, candidates[budget.name], _checks(budget, measured)) for budget in budgets
         ]
         networks = [extract(query, winner.arch, **resolution).cpu() for winner in winners]
         calibrate(networks, (batch.images for batch in batches))
         configs = {framework: (adapter, config), **_same_config(options, framework, frameworks)}
+        run["dropped"] = compared.dropped
         run["winner_norm_statistics"] = "recalibrated on the images of the search"
         write_search(
             options.out,
             result,
-            unfinished.candidates,
+            candidates,
             winners,
             networks,
             run,
             partial(_write_configs, options, configs),
         )
         return winners
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """Distances, the networks of every budget that have them, and those that halving dropped."""
+
+    result: SearchResult
+    candidates: Mapping[str, Sequence[Arch]]
+    dropped: Mapping[str, Any] | None = None
+
+
+def _compare(
+    options: SearchOptions,
+    measure: Callable[..., SearchResult],
+    unfinished: PartialSearch,
+    batches: ImageBatches,
+    space: SearchSpace,
+    budgets: Sequence[Budget],
+    measured: MeasuredCosts,
+) -> _Compared:
+    if options.evolve:
+        return _evolve(options, measure, unfinished, batches, space, budgets, _costs(options, measured))
+    if options.halve is None:
+        archs = sorted({arch for found in unfinished.candidates.values() for arch in found})
+        return _Compared(measure(archs=archs, batches=batches, unfinished=unfinished), unfinished.candidates)
+
+    def of_round(number: int, archs: Sequence[Arch], indices: Sequence[int]) -> SearchResult:
+        return measure(archs=archs, batches=batches.only(indices), unfinished=unfinished.part(f"round-{number}"))
+
+    halving = halve(of_round, unfinished.candidates, len(batches), options.halve)
+    left = set(halving.result.archs)
+    candidates = {name: [arch for arch in archs if arch in left] for name, archs in unfinished.candidates.items()}
+    networks = [
+        {"arch": str(arch), "images": images, "score": score} for arch, (images, score) in halving.dropped.items()
+    ]
+    dropped = {"count": len(networks), "confidence": halving.confidence, "networks": networks}
+    return _Compared(halving.result, candidates, dropped)
+
+
+def _evolve(
+    options: SearchOptions,
+    measure: Callable[..., SearchResult],
+    unfinished: PartialSearch,
+    batches: ImageBatches,
+    space: SearchSpace,
+    budgets: Sequence[Budget],
+    costs: Costs,
+) -> _Compared:
+    results: list[SearchResult] = []
+    candidates: dict[str, Sequence[Arch]] = {}
+    assert options.evolve is not None
+    for budget in budgets:
+
+        def of_generation(number: int, archs: Sequence[Arch], budget: Budget = budget) -> list[float]:
+            part = unfinished.part(f"{budget.folder}-{number:03d}")
+            found = measure(archs=archs, batches=batches, unfinished=part)
+            results.append(found)
+            scores = dict(zip(found.archs, found.scores.tolist(), strict=True))
+            return [scores[arch] for arch in archs]
+
+        fits = partial(budget.fits, costs=costs)
+        candidates[budget.name] = evolve(space, fits, of_generation, options.evolve, options.seed)
+    return _Compared(merged(results), candidates)
+
+
+def _network_count(options: SearchOptions, unfinished: PartialSearch, budgets: Sequence[Budget]) -> int:
+    """Networks that are compared at the most."""
+    if options.evolve:
+        return len(budgets) * options.evolve.population * (options.evolve.generations + 1)
+    return len({arch for found in unfinished.candidates.values() for arch in found})
+
+
+def _costs(options: SearchOptions, measured: MeasuredCosts) -> Costs:
+    return {**_closed_costs(options), "latency": measured.latency, "memory": measured.memory}
 
 
 def _budgets(options: SearchOptions, space: SearchSpace) -> list[Budget]:
@@ -191,9 +273,11 @@ def _open(
     measured: MeasuredCosts,
 ) -> PartialSearch:
     """The unfinished search of the output folder, or a new one with candidates for every budget."""
-    costs = {**_closed_costs(options), "latency": measured.latency, "memory": measured.memory}
+    costs = _costs(options, measured)
 
     def draw() -> dict[str, list[Arch]]:
+        if options.evolve:
+            return {}
         for budget in budgets:
             budget.require_any(space, costs)
         fits = {budget.name: partial(budget.fits, costs=costs) for budget in budgets}
@@ -274,6 +358,8 @@ def _description(options: SearchOptions, info: SupernetInfo, frameworks: Sequenc
         "norm": options.norm,
         "input_size": options.input_size,
         "samples": options.samples,
+        "evolve": None if options.evolve is None else asdict(options.evolve),
+        "halve": options.halve,
         "images_asked_for": options.images,
         "batch_size": options.batch_size,
         "seed": options.seed,

@@ -67,7 +67,7 @@ def supernet(tmp_path_factory) -> Path:
 def arguments(supernet: Path, out: Path, *more: str) -> list[str]:
     always = ["--config", "faster_rcnn_c4_voc", "--supernet", str(supernet), "--out", str(out), "--device", "cpu"]
     groups = [] if "--group" in more else ["--group", *GROUPS]
-    samples = [] if "--exhaustive" in more else ["--samples", "10"]
+    samples = [] if {"--exhaustive", "--evolve"} & set(more) else ["--samples", "10"]
     return [*always, *groups, *samples, *more]
 
 
@@ -180,6 +180,54 @@ def test_exhaustive_compares_every_network_that_fits(adapter, supernet, tmp_path
     assert {row["arch"] for row in found["candidates"]} == {str(arch) for arch in SPACE}
     best = min(found["candidates"], key=lambda row: row["score"])
     assert best["arch"] in {winner["arch"] for winner in found["winners"]}
+
+
+def test_halving_finds_a_winner_and_says_what_it_dropped(adapter, supernet, tmp_path, capsys):
+    many = Batches(batches() * 8)
+    adapter.image_batches = lambda config, count, batch_size, seed: many
+    assert search_det.main(arguments(supernet, tmp_path / "out", "--halve", "0.6")) == 0
+    printed = capsys.readouterr().out
+    assert search_det.main(arguments(supernet, tmp_path / "all")) == 0
+    halved, whole = (json.loads((tmp_path / name / "search.json").read_text()) for name in ("out", "all"))
+    kept, dropped = ({row["arch"] for row in rows} for rows in (halved["candidates"], halved["dropped"]["networks"]))
+    assert kept | dropped == {row["arch"] for row in whole["candidates"]}
+    assert not kept & dropped
+    assert halved["dropped"]["count"] == len(dropped) > 0
+    assert halved["dropped"]["confidence"] == 0.6
+    assert f"dropped before they saw all images: {len(dropped)} networks" in printed
+    assert all(row["images"] < 24 for row in halved["dropped"]["networks"])
+    scores = {row["arch"]: row["score"] for row in whole["candidates"]}
+    assert all(row["score"] == pytest.approx(scores[row["arch"]]) for row in halved["candidates"])
+
+
+def test_evolution_stays_within_every_budget_and_resumes(adapter, supernet, tmp_path):
+    more = ["--evolve", "--population", "6", "--generations", "3"]
+    assert search_det.main(arguments(supernet, tmp_path / "out", *more)) == 0
+    whole = (tmp_path / "out" / "search.json").read_text()
+    found = json.loads(whole)
+    for text, winner in zip(GROUPS, found["winners"], strict=True):
+        low, high = (float(bound) * 1e9 for bound in text.split("-"))
+        rows = [row for row in found["candidates"] if text in row["budgets"]]
+        assert 6 < len(rows) <= 24
+        assert all(low <= row["flops"] < high for row in rows)
+        assert winner["score"] == min(row["score"] for row in rows)
+
+    read: list[int] = []
+
+    class Dying(Batches):
+        def only(self, indices):
+            for index in indices:
+                if len(read) == 8:
+                    raise KeyboardInterrupt
+                read.append(index)
+                yield self[index]
+
+    adapter.image_batches = lambda config, count, batch_size, seed: Dying(batches())
+    with pytest.raises(KeyboardInterrupt):
+        search_det.main(arguments(supernet, tmp_path / "killed", *more))
+    adapter.image_batches = lambda config, count, batch_size, seed: batches()
+    assert search_det.main(arguments(supernet, tmp_path / "killed", "--resume", *more)) == 0
+    assert (tmp_path / "killed" / "search.json").read_text() == whole
 
 
 def test_without_a_budget_it_says_how_to_give_one(adapter, supernet, tmp_path, capsys):

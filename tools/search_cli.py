@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,16 @@ def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[s
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--samples", type=int, default=100, help="networks drawn per budget")
     which.add_argument("--exhaustive", action="store_true", help="compare every network within a budget")
+    which.add_argument("--evolve", action="store_true", help="find networks by mutation and crossover")
+    parser.add_argument("--population", type=int, default=100, help="networks of a generation of --evolve")
+    parser.add_argument("--generations", type=int, default=20, help="generations of --evolve after the first")
+    parser.add_argument(
+        "--halve",
+        type=float,
+        metavar="CONFIDENCE",
+        help="search in rounds of more and more images, and drop networks that are behind at this confidence, "
+        "such as 0.95",
+    )
     parser.add_argument("--images", type=_count_or_all, default=256, help="training images drawn, or 'all'")
     parser.add_argument("--batch-size", type=int, default=4, help="images per batch")
     parser.add_argument("--taps", help="feature maps to compare, such as C4,C5; default: those the model reads")
@@ -65,6 +76,7 @@ def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], f
         frameworks: frameworks of the task, in order of preference.
         finetune: the tool that fine-tunes a winner.
     """
+    from data_plugin.evolution import Evolution
     from data_plugin.framework import CONFIG_ENDING
     from data_plugin.search_run import SearchOptions, run_search
 
@@ -88,6 +100,8 @@ def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], f
             device=arguments.device,
             overwrite=arguments.overwrite,
             resume=arguments.resume,
+            evolve=Evolution(arguments.population, arguments.generations) if arguments.evolve else None,
+            halve=arguments.halve,
             options=arguments.opts,
         ),
         frameworks,
@@ -110,6 +124,9 @@ def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], f
         for quantity, (composed, whole) in winner.measured.items():
             apart = composed / whole - 1
             print(f"{winner.budget}: {quantity} {composed:.4g} from its blocks, {whole:.4g} whole ({apart:+.1%})")
+    dropped = json.loads((arguments.out / "search.json").read_text())["dropped"]
+    if dropped:
+        print(f"dropped before they saw all images: {dropped['count']} networks, at confidence {dropped['confidence']}")
     print(f"\nreport: {arguments.out / 'report.html'}\nfine-tune with:")
     for winner in winners:
         folder = arguments.out / winner.folder
