@@ -16,6 +16,9 @@ EXPANSION = 4
 
 STAGES = 4
 
+RESNET_DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+"""Blocks per stage of the standard bottleneck ResNets (He et al., 2016, table 1)."""
+
 _CANONICAL = re.compile(r"d(\d+(?:-\d+){3})_w(\d+(?:-\d+){4})")
 
 
@@ -40,14 +43,14 @@ class Arch:
         for name, values in (("width", self.width), ("depth", self.depth)):
             if not isinstance(values, tuple) or len(values) != STAGES:
                 raise UserError(f"{name} is {values!r}; expected a tuple of {STAGES} integers, one a stage")
-        for value in (self.stem, *self.width, *self.depth):
+        for value in self.row:
             if type(value) is not int or value < 1:
                 raise UserError(f"an architecture holds {value!r}; expected positive integers only")
 
     @classmethod
     def resnet50(cls) -> Arch:
         """The architecture of the standard ResNet-50."""
-        return cls(stem=64, width=(64, 128, 256, 512), depth=(3, 4, 6, 3))
+        return cls(stem=64, width=(64, 128, 256, 512), depth=RESNET_DEPTHS[50])
 
     @classmethod
     def from_paper(cls, width: Sequence[int], depth: Sequence[int]) -> Arch:
@@ -55,6 +58,17 @@ class Arch:
         if len(width) != STAGES + 1:
             raise UserError(f"width is {list(width)}; the paper's notation has {STAGES + 1} numbers, the stem's first")
         return cls(stem=width[0], width=_four(width[1:]), depth=_four(depth))
+
+    @classmethod
+    def from_row(cls, row: Sequence[int]) -> Arch:
+        """The architecture of nine numbers: the stem, four widths, four depths."""
+        stem, *rest = row
+        return cls(stem=stem, width=_four(rest[:STAGES]), depth=_four(rest[STAGES:]))
+
+    @property
+    def row(self) -> tuple[int, ...]:
+        """Nine numbers: the stem, four widths, four depths; a row of :attr:`SearchSpace.table`."""
+        return (self.stem, *self.width, *self.depth)
 
     @property
     def paper_width(self) -> tuple[int, ...]:
@@ -68,8 +82,7 @@ class Arch:
 
     def fits_inside(self, other: Arch) -> bool:
         """Whether ``other``'s first channels and blocks hold this whole network."""
-        ours, theirs = (self.stem, *self.width, *self.depth), (other.stem, *other.width, *other.depth)
-        return all(a <= b for a, b in zip(ours, theirs, strict=True))
+        return all(ours <= theirs for ours, theirs in zip(self.row, other.row, strict=True))
 
     def __str__(self) -> str:
         """The canonical short string, safe in file names and config values: ``d3-2-17-3_w32-48-96-192-512``."""

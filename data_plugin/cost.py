@@ -85,7 +85,7 @@ def params(arch: Arch | np.ndarray) -> int | np.ndarray:
 
 
 def _columns(arch: Arch | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    row = [arch.stem, *arch.width, *arch.depth] if isinstance(arch, Arch) else arch
+    row = arch.row if isinstance(arch, Arch) else arch
     columns = np.asarray(row, dtype=np.int64).T
     return columns[0], columns[1 : 1 + STAGES], columns[1 + STAGES :]
 

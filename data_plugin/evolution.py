@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_plugin.arch import STAGES, Arch
+from data_plugin.arch import Arch
 from data_plugin.errors import UserError
 from data_plugin.space import SearchSpace
 
@@ -73,7 +73,7 @@ def evolve(
     def new(draw: Callable[[], Arch], known: set[Arch]) -> Arch | None:
         for _ in range(TRIES):
             arch = draw()
-            if arch not in known and fits(np.array([_genes(arch)])).all():
+            if arch not in known and fits(np.array([arch.row])).all():
                 return arch
         return None
 
@@ -100,23 +100,14 @@ def evolve(
     return sorted(scores, key=lambda arch: (scores[arch], arch))
 
 
-def _genes(arch: Arch) -> tuple[int, ...]:
-    return (arch.stem, *arch.width, *arch.depth)
-
-
-def _arch(genes: Sequence[int]) -> Arch:
-    stem, *rest = genes
-    return Arch(stem, tuple(rest[:STAGES]), tuple(rest[STAGES:]))  # type: ignore[arg-type]
-
-
 def _pick(archs: Sequence[Arch], generator: np.random.Generator) -> Arch:
     return archs[int(generator.integers(len(archs)))]
 
 
 def _mutated(parent: Arch, space: SearchSpace, rate: float, generator: np.random.Generator) -> Arch:
-    drawn = zip(_genes(parent), _genes(space.draw(generator)), strict=True)
-    return _arch([new if generator.random() < rate else old for old, new in drawn])
+    drawn = zip(parent.row, space.draw(generator).row, strict=True)
+    return Arch.from_row([new if generator.random() < rate else old for old, new in drawn])
 
 
 def _crossed(first: Arch, second: Arch, generator: np.random.Generator) -> Arch:
-    return _arch([pair[int(generator.integers(2))] for pair in zip(_genes(first), _genes(second), strict=True)])
+    return Arch.from_row([pair[int(generator.integers(2))] for pair in zip(first.row, second.row, strict=True)])

@@ -299,7 +299,7 @@ def _checks(budget: Budget, measured: MeasuredCosts) -> dict[str, Callable[[Arch
     """Per measured quantity that a budget bounds, what gives a network's composed cost and that of the whole."""
 
     def compare(quantity: str, arch: Arch) -> tuple[float, float]:
-        row = np.array([[arch.stem, *arch.width, *arch.depth]])
+        row = np.array([arch.row])
         composed = {"latency": measured.latency, "memory": measured.memory}[quantity](row)
         return float(composed[0]), measured.whole(quantity, arch)
 

@@ -69,25 +69,24 @@ class SearchSpace:
     @property
     def largest(self) -> Arch:
         """The network that holds all others; the teacher of training and search."""
-        return _arch([choices[-1] for choices in self._choices])
+        return Arch.from_row([choices[-1] for choices in self._choices])
 
     @property
     def smallest(self) -> Arch:
         """The network that all others hold."""
-        return _arch([choices[0] for choices in self._choices])
+        return Arch.from_row([choices[0] for choices in self._choices])
 
     def __len__(self) -> int:
         return math.prod(len(choices) for choices in self._choices)
 
     def __contains__(self, arch: object) -> bool:
         return isinstance(arch, Arch) and all(
-            value in choices
-            for value, choices in zip((arch.stem, *arch.width, *arch.depth), self._choices, strict=True)
+            value in choices for value, choices in zip(arch.row, self._choices, strict=True)
         )
 
     def __iter__(self) -> Iterator[Arch]:
         """All networks, in ascending order of stem, then widths, then depths."""
-        return map(_arch, itertools.product(*self._choices))
+        return map(Arch.from_row, itertools.product(*self._choices))
 
     @cached_property
     def table(self) -> np.ndarray:
@@ -124,15 +123,15 @@ class SearchSpace:
             chosen = fitting
         else:
             chosen = np.sort(np.random.default_rng(seed).choice(fitting, size=count, replace=False))
-        return [_arch(row) for row in self.table[chosen].tolist()]
+        return [Arch.from_row(row) for row in self.table[chosen].tolist()]
 
     def fitting(self, within: Callable[[np.ndarray], np.ndarray]) -> list[Arch]:
         """All networks that fit a budget, in iteration order; ``within`` is as for :meth:`sample`."""
-        return [_arch(row) for row in self.table[within(self.table)].tolist()]
+        return [Arch.from_row(row) for row in self.table[within(self.table)].tolist()]
 
     def draw(self, generator: np.random.Generator) -> Arch:
         """One network, uniformly, for a step of supernet training (DATA, Algorithm 1, line 7)."""
-        return _arch([int(generator.choice(choices)) for choices in self._choices])
+        return Arch.from_row([int(generator.choice(choices)) for choices in self._choices])
 
     def to_json(self) -> dict[str, Any]:
         """``{"stem": [...], "width": [[...], ...], "depth": [[...], ...]}``."""
@@ -158,8 +157,3 @@ SPACES: dict[str, Callable[[], SearchSpace]] = {"data": SearchSpace.data, "micro
 
 def _steps(first: int, last: int, step: int) -> Choices:
     return tuple(range(first, last + 1, step))
-
-
-def _arch(row: Any) -> Arch:
-    stem, *rest = row
-    return Arch(stem, tuple(rest[:STAGES]), tuple(rest[STAGES:]))  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ def test_round_trips():
     assert Arch.parse(ARCH.to_json()) == ARCH
     assert Arch.parse(ARCH) is ARCH
     assert Arch.from_paper(ARCH.paper_width, ARCH.depth) == ARCH
+    assert Arch.from_row(ARCH.row) == ARCH
 
 
 def test_forms():

@@ -117,9 +117,7 @@ def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], f
             print(f"{winner.budget}: it is the only candidate")
         else:
             lead = f"leads {winner.runner_up} by {_with_error(winner.margin, winner.margin_error)}"
-            print(
-                f"{winner.budget}: {lead}{'' if winner.distinguishable else ', which is not distinguishable from none'}"
-            )
+            print(f"{winner.budget}: {lead}{'' if winner.distinguishable else ' (not distinguishable)'}")
     for winner in winners:
         for quantity, (composed, whole) in winner.measured.items():
             apart = composed / whole - 1

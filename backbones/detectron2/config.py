@@ -12,7 +12,7 @@ from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import Res5ROIHeads
 from yaml import YAMLError
 
-from data_plugin.arch import Arch
+from data_plugin.arch import RESNET_DEPTHS, Arch
 from data_plugin.backbones.detectron2.datasets import use_data_root
 from data_plugin.errors import UserError
 from data_plugin.files import write_whole
@@ -29,9 +29,6 @@ BACKBONES = {
 
 ROI_HEADS = {"Res5ROIHeads": "DATARes5ROIHeads"}
 """RoI heads that hold a stage of detectron2's ResNet, and what takes their place."""
-
-DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-"""Bottlenecks per stage of the ResNets that ``MODEL.RESNETS.DEPTH`` names (He et al., 2016, Table 1)."""
 
 NORMS = ("BN", "SyncBN", "FrozenBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
 """Norms of detectron2 that the batch norms of a supernet fit."""
@@ -122,7 +119,7 @@ def architecture(config: CfgNode) -> Arch:
         return Arch.parse(config.MODEL.DATA_RESNET.ARCH)
     resnets = config.MODEL.RESNETS
     width = resnets.WIDTH_PER_GROUP
-    if resnets.DEPTH not in DEPTHS:
+    if resnets.DEPTH not in RESNET_DEPTHS:
         raise UserError(
             f"the config's MODEL.RESNETS.DEPTH is {resnets.DEPTH}, whose blocks are no bottlenecks; to start from "
             "bottlenecks set MODEL.RESNETS.DEPTH to 50, 101 or 152 and RES2_OUT_CHANNELS to 256"
@@ -133,7 +130,7 @@ def architecture(config: CfgNode) -> Arch:
             f" a DATAResNet's stage puts out 4 times its width, set {4 * width}"
         )
     widths = tuple(width * 2**stage for stage in range(4))
-    return Arch(stem=resnets.STEM_OUT_CHANNELS, width=widths, depth=DEPTHS[resnets.DEPTH])
+    return Arch(stem=resnets.STEM_OUT_CHANNELS, width=widths, depth=RESNET_DEPTHS[resnets.DEPTH])
 
 
 def with_data_resnet(config: CfgNode) -> CfgNode:

@@ -12,8 +12,8 @@ from detectron2.modeling.backbone import BasicStem, BottleneckBlock, ResNet
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig
 
-from data_plugin.arch import Arch
-from data_plugin.backbones.detectron2.config import DEPTHS, FACEBOOKS_WEIGHTS, require_batch_norm, warn_of_changes
+from data_plugin.arch import RESNET_DEPTHS, Arch
+from data_plugin.backbones.detectron2.config import FACEBOOKS_WEIGHTS, require_batch_norm, warn_of_changes
 from data_plugin.backbones.detectron2.resnet import FEATURES, DATAResNet
 from data_plugin.backbones.detectron2.roi_heads import Res5Stage
 from data_plugin.errors import UserError
@@ -77,15 +77,15 @@ def _plain_resnet(resnet: DictConfig) -> tuple[Arch, Any]:
     other = sorted(set(stages) - _PLAIN)
     if other:
         raise UserError(f"the LazyConfig's ResNet has {', '.join(other)}; expected plain convolutions without them")
-    if stages.get("block_class") not in (None, BottleneckBlock) or stages.depth not in DEPTHS:
+    if stages.get("block_class") not in (None, BottleneckBlock) or stages.depth not in RESNET_DEPTHS:
         block = getattr(stages.get("block_class"), "__name__", "its blocks")
         raise UserError(
             f"the LazyConfig's ResNet has depth {stages.depth} and {block}; expected plain bottlenecks and a depth of "
-            f"{', '.join(map(str, DEPTHS))}"
+            f"{', '.join(map(str, RESNET_DEPTHS))}"
         )
     norm = stages.get("norm", "BN")
     require_batch_norm("the LazyConfig's model.backbone norm", norm)
-    return Arch(stem=stem.out_channels, width=(64, 128, 256, 512), depth=DEPTHS[stages.depth]), norm
+    return Arch(stem=stem.out_channels, width=(64, 128, 256, 512), depth=RESNET_DEPTHS[stages.depth]), norm
 
 
 def _fit_top_block(pyramid: DictConfig, arch: Arch) -> None:

@@ -7,6 +7,7 @@ pass untouched.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,14 @@ _COUNTER = "num_batches_tracked"
 """Files may lack it and frozen norms have none; nothing here computes with it."""
 
 
-class TorchvisionNamed:
+class TorchvisionNamed(ABC):
     """Mixin of a module whose weights come from a file in torchvision's names."""
 
     arch: Arch
 
+    @abstractmethod
     def file_name(self, name: str) -> str | None:
         """What a torchvision file calls the module's entry ``name``; None if no such file has it."""
-        raise NotImplementedError
 
 
 def require_start(path: Path, model: nn.Module, what: str) -> None:

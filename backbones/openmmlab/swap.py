@@ -10,15 +10,12 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import Registry
 
-from data_plugin.arch import STAGES, Arch
+from data_plugin.arch import RESNET_DEPTHS, STAGES, Arch
 from data_plugin.backbones.openmmlab.resnet import refuse_options
 from data_plugin.errors import UserError
 
 NAME, SHARED_HEAD = "DATAResNet", "DATAResLayer"
 """What the network, and its stage 4 as a C4 detector's shared head, are registered as."""
-
-DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-"""Bottlenecks per stage of the standard ResNets (He et al., 2016, Table 1)."""
 
 FORWARDING_NECKS = ("JPU",)
 """Necks that hand on all but the last map of the backbone beside their own (MMSegmentation's FastFCN)."""
@@ -186,14 +183,14 @@ def _with_defaults(entry: ConfigDict, kind: Any) -> ConfigDict:
 
 def _arch(backbone: ConfigDict) -> Arch:
     depth = backbone.get("depth")
-    if depth not in DEPTHS:
+    if depth not in RESNET_DEPTHS:
         raise UserError(
             f"the config's ResNet has depth={depth}, none of the ResNets of bottlenecks; to start from one give the "
             "option model.backbone.depth=50 (50, 101 or 152)"
         )
     base = backbone.get("base_channels", 64)
     stem = backbone.get("stem_channels") or base
-    return Arch(stem=stem, width=(base, 2 * base, 4 * base, 8 * base), depth=DEPTHS[depth])
+    return Arch(stem=stem, width=(base, 2 * base, 4 * base, 8 * base), depth=RESNET_DEPTHS[depth])
 
 
 def _replacement(name: str, arch: Arch, entry: ConfigDict, registry: Registry) -> ConfigDict:
