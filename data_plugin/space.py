@@ -76,6 +76,11 @@ class SearchSpace:
         """The network that all others hold."""
         return Arch.from_row([choices[0] for choices in self._choices])
 
+    @property
+    def middle(self) -> Arch:
+        """The network of the middle choice everywhere, the lower one where there are two."""
+        return Arch.from_row([choices[(len(choices) - 1) // 2] for choices in self._choices])
+
     def __len__(self) -> int:
         return math.prod(len(choices) for choices in self._choices)
 

@@ -1,7 +1,10 @@
 import dataclasses
 import json
+import math
 import subprocess
 import sys
+import tarfile
+import time
 
 import numpy as np
 import pytest
@@ -12,14 +15,14 @@ from torch.nn import functional as F
 from data_plugin import SearchSpace, UserError
 from data_plugin.checkpoint import load_supernet
 from data_plugin.files import read_tensors
-from data_plugin.pretrain.recipe import RECIPES, MoCoV2Settings, Recipe, named_recipe
+from data_plugin.pretrain.recipe import Recipe, read_recipe
 from data_plugin.tools.pretrain import main
 
 pytest.importorskip("lightly", reason="pre-training needs lightly")
 pytest.importorskip("lightning", reason="pre-training needs lightning")
 
 from data_plugin.pretrain.fit import CHECKPOINT, SUPERNET, pretrain
-from data_plugin.pretrain.moco import MoCoV2
+from data_plugin.pretrain.moco import MoCoV2, MoCoV2Settings
 from data_plugin.pretrain.training import SupernetTraining
 from data_plugin.pretrain.views import Batch
 
@@ -30,7 +33,8 @@ SPACE = SearchSpace(
 )
 BATCH = 4
 RECIPE = Recipe(
-    method=MoCoV2Settings(queue=16, hidden=24, dim=8),
+    method="mocov2",
+    settings=MoCoV2Settings(queue=16, hidden=24, dim=8),
     epochs=2,
     batch_size=BATCH,
     image_size=32,
@@ -64,15 +68,14 @@ def train(images, out, steps=6, **options):
 @pytest.fixture
 def training():
     torch.manual_seed(0)
-    method = MoCoV2(SPACE.largest.out_channels[-1], RECIPE.method)
-    training = SupernetTraining(SPACE, method, RECIPE, steps=10, seed=0)
+    training = SupernetTraining(SPACE, RECIPE, steps=10, seed=0)
     training.log = training.log_dict = lambda *args, **kwargs: None
     return training.train()
 
 
-def random_batch(seed=1):
+def random_batch(seed=1, count=BATCH, size=32):
     generator = torch.Generator().manual_seed(seed)
-    return Batch([torch.randn(BATCH, 3, 32, 32, generator=generator) for _ in range(2)], [])
+    return Batch([torch.randn(count, 3, size, size, generator=generator) for _ in range(2)], [])
 
 
 def info_nce(queries, keys, queue, temperature):
@@ -87,7 +90,7 @@ def info_nce(queries, keys, queue, temperature):
 
 def test_a_step_is_algorithm_1_with_the_same_keys_and_negatives_for_all_three_networks(training):
     batch, method = random_batch(), training.method
-    queue = method.queue.bank.clone()
+    queue = method.contrast.memory_bank.bank.clone()
     keys = F.normalize(method.key_head(training.key(batch.views[1], SPACE.largest)[-1].mean((2, 3))), dim=1)
     archs = training.networks(0)
     expected = sum(
@@ -98,12 +101,12 @@ def test_a_step_is_algorithm_1_with_the_same_keys_and_negatives_for_all_three_ne
     training.key.register_forward_hook(lambda module, args, output: key_passes.append(args[1]))
     loss = training.training_step(batch, 0)
     assert (len(archs), archs[0]) == (3, SPACE.largest)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
     assert key_passes == [SPACE.largest]
 
 
 def test_the_queue_takes_in_the_keys_of_a_step_once(training):
-    queue = training.method.queue
+    queue = training.method.contrast.memory_bank
     before = queue.bank.clone()
     for step in range(5):
         batch = random_batch(step)
@@ -112,7 +115,7 @@ def test_the_queue_takes_in_the_keys_of_a_step_once(training):
         first = step * BATCH % 16
         assert queue.bank_ptr.item() == (first + BATCH) % 16
         before[first : first + BATCH] = keys
-        assert torch.allclose(queue.bank, before, atol=1e-6)
+        assert torch.allclose(queue.bank, before, atol=1e-4)
 
 
 def test_spread_and_matches_tell_a_collapsed_network_from_a_perfect_one(training):
@@ -136,7 +139,7 @@ def test_no_gradient_reaches_the_key_branch_and_every_trained_weight_has_one(tra
 
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_the_head_reads_a_narrow_network_as_a_wide_one_whose_other_channels_are_zero(batch_norm):
-    method = MoCoV2(32, dataclasses.replace(RECIPE.method, batch_norm=batch_norm))
+    method = MoCoV2(32, dataclasses.replace(RECIPE.settings, batch_norm=batch_norm))
     narrow = torch.rand(3, 12)
     wide = F.pad(narrow, (0, 20))
     assert torch.allclose(method.query_head(narrow), method.query_head(wide), atol=1e-6)
@@ -188,9 +191,9 @@ def test_loss_spread_and_speed_are_logged(images, out):
     train(images, out, steps=20)
     (log,) = out.glob("logs/*/metrics.csv")
     header, *rows = (line.split(",") for line in log.read_text().split())
-    assert {"loss", "loss/largest", "loss/random", "key_std", "matched", "images/s", "epoch", "lr"} <= set(header)
+    assert {"loss", "loss/largest", "loss/others", "key_std", "matched", "images/s", "epoch", "lr"} <= set(header)
     assert [row[header.index("step")] for row in rows] == ["9", "19"]
-    losses = [float(rows[0][header.index(name)]) for name in ("loss", "loss/largest", "loss/random")]
+    losses = [float(rows[0][header.index(name)]) for name in ("loss", "loss/largest", "loss/others")]
     assert losses[0] == pytest.approx((losses[1] + 2 * losses[2]) / 3, rel=1e-5)
 
 
@@ -302,7 +305,7 @@ def test_an_unfinished_training_is_not_overwritten_unasked(images, out, monkeypa
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_unreadable_image_stops_the_training_and_is_named(images, out, workers):
     (images / "1" / "3.png").write_bytes(b"broken")
-    with pytest.raises(UserError, match=r"^the image 1/3\.png cannot be read; .*--skip-unreadable$"):
+    with pytest.raises(UserError, match=r"^1 of 10 images cannot be read \(1/3\.png\), more than the 0 allowed; "):
         train(images, out, workers=workers)
     assert not (out / SUPERNET).exists()
 
@@ -310,9 +313,9 @@ def test_an_unreadable_image_stops_the_training_and_is_named(images, out, worker
 def test_unreadable_images_can_be_skipped_and_are_reported(images, out, capsys):
     for name in ("0/2.png", "1/3.png"):
         (images / name).write_bytes(b"broken")
-    assert train(images, out, skip_unreadable=True).unreadable == ["0/2.png", "1/3.png"]
+    assert train(images, out, max_unreadable=10).unreadable == ["0/2.png", "1/3.png"]
     assert load_supernet(out / SUPERNET).info.training["unreadable"] == 2
-    arguments = command(images, out, "--overwrite", "--skip-unreadable", "--steps", "6")
+    arguments = command(images, out, "--overwrite", "--max-unreadable", "10", "--steps", "6")
     assert main(arguments) == 0
     assert "2 of 10 images could not be read and were skipped: 0/2.png, 1/3.png" in capsys.readouterr().out
 
@@ -321,19 +324,219 @@ def test_nothing_but_unreadable_images_is_refused(images, out):
     for path in images.rglob("*.png"):
         path.write_bytes(b"broken")
     with pytest.raises(UserError, match="none of the 10 images can be read"):
-        train(images, out, skip_unreadable=True)
+        train(images, out, max_unreadable=10)
 
 
-def test_a_loss_that_is_not_a_number_stops_the_training_and_names_the_step(images, out):
-    with pytest.raises(UserError, match=r"the loss is nan at step [1-3]; lower the learning rate \(1e\+30\)"):
-        train(images, out, recipe=dataclasses.replace(RECIPE, lr=1e30, warmup=0.0))
+def test_a_loss_that_is_not_a_number_stops_the_training_and_names_step_and_checkpoint(images, out):
+    diverging = dataclasses.replace(RECIPE, lr=1e30, warmup=0.0)
+    with pytest.raises(UserError, match=r"the loss is nan at step [1-3]; .*; lower the learning rate \(1e\+30\)"):
+        train(images, out, recipe=diverging)
     assert not (out / SUPERNET).exists()
 
 
+def nan_at(step):
+    whole = SupernetTraining.training_step
+
+    def training_step(self, batch, batch_idx):
+        if self.global_step == step:
+            batch.views[0][:] = float("nan")
+        return whole(self, batch, batch_idx)
+
+    return training_step
+
+
+def test_the_last_good_checkpoint_is_named_when_the_loss_is_lost(images, out, monkeypatch):
+    monkeypatch.setattr(SupernetTraining, "training_step", nan_at(5))
+    with pytest.raises(UserError, match=r"the loss is nan at step 5; the last good checkpoint is .*last\.ckpt"):
+        train(images, out, checkpoint_every=2)
+    assert read_tensors(out / CHECKPOINT)[0]["global_step"] == 4
+
+
+def test_lost_weights_do_not_replace_a_good_checkpoint(images, out, monkeypatch):
+    whole = SupernetTraining.optimizer_step
+
+    def optimizer_step(self, *args, **kwargs):
+        whole(self, *args, **kwargs)
+        if self.global_step == 3:
+            self.query.conv1.weight.data[0] = float("inf")
+
+    monkeypatch.setattr(SupernetTraining, "optimizer_step", optimizer_step)
+    with pytest.raises(UserError, match=r"conv1\.weight is not finite after step 4; the last good checkpoint is"):
+        train(images, out, checkpoint_every=2)
+    assert read_tensors(out / CHECKPOINT)[0]["global_step"] == 2
+
+
+def test_a_full_disk_stops_the_training_and_keeps_the_last_checkpoint(images, out):
+    script = (
+        "import resource, sys\n"
+        "from data_plugin.pretrain import callbacks\n"
+        "from data_plugin.tools.pretrain import main\n"
+        "whole = callbacks.WholeFiles.save_checkpoint\n"
+        "def save(self, checkpoint, path, storage_options=None):\n"
+        "    if checkpoint['global_step'] == 4:\n"
+        "        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))\n"
+        "    return whole(self, checkpoint, path)\n"
+        "callbacks.WholeFiles.save_checkpoint = save\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = command(images, out, "--checkpoint-every", "2", "--image-size", "32")
+    arguments[arguments.index("--steps") + 1] = "6"
+    ended = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2, ended.stderr
+    assert "of step 4 cannot be written" in ended.stderr
+    assert "is kept; make room, then go on with --resume" in ended.stderr
+    assert read_tensors(out / CHECKPOINT)[0]["global_step"] == 2
+    assert main([*arguments, "--resume"]) == 0
+
+
+@pytest.mark.slow
+def test_a_killed_training_resumes_to_the_bits_of_an_uninterrupted_one(images, tmp_path):
+    folders = tmp_path / "whole", tmp_path / "killed"
+    arguments = [command(images, out, "--checkpoint-every", "1", "--image-size", "32") for out in folders]
+    for one in arguments:
+        one[one.index("--steps") + 1] = "40"
+    process = subprocess.Popen([sys.executable, "-m", "data_plugin.tools.pretrain", *arguments[1]])
+    while not (folders[1] / CHECKPOINT).exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.kill()
+    process.wait()
+    assert not (folders[1] / SUPERNET).exists()
+    assert main([*arguments[1], "--resume"]) == 0
+    assert main(arguments[0]) == 0
+    expected, found = (read_tensors(folder / SUPERNET)[0] for folder in folders)
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+    assert [path.name for path in (folders[1] / "checkpoints").iterdir()] == [CHECKPOINT.name]
+
+
+def test_accumulated_parts_see_every_image_of_the_batch_and_make_one_step(images, out, monkeypatch):
+    seen = []
+    whole = SupernetTraining.training_step
+
+    def training_step(self, batch, batch_idx):
+        seen.append((self.global_step, len(batch.views[0])))
+        return whole(self, batch, batch_idx)
+
+    monkeypatch.setattr(SupernetTraining, "training_step", training_step)
+    train(images, out, steps=2, accumulate=2)
+    assert seen == [(0, 2), (0, 2), (1, 2), (1, 2)]
+    with pytest.raises(UserError, match="a batch of 4 cannot be shared by 1 processes in 3 parts"):
+        train(images, out, accumulate=3, overwrite=True)
+
+
+def weights(out):
+    return {name: value for name, value in read_tensors(out / SUPERNET)[0].items() if name.startswith("query.")}
+
+
+def test_recomputing_activations_changes_nothing_but_running_statistics(images, tmp_path):
+    train(images, tmp_path / "kept", steps=3)
+    train(images, tmp_path / "recomputed", steps=3, with_cp=True)
+    expected, found = weights(tmp_path / "kept"), weights(tmp_path / "recomputed")
+    for name, value in expected.items():
+        if "running" not in name and "num_batches" not in name:
+            assert torch.equal(found[name], value), name
+
+
+def test_half_precision_computes_what_single_precision_does_and_keeps_weights_in_it(images, out, training):
+    batch = random_batch(count=16, size=64)  # with fewer, batch norms magnify rounding
+    queue = training.method.contrast.memory_bank.bank.clone()
+    expected = training.training_step(batch, 0)
+    training.method.contrast.memory_bank.bank.copy_(queue)
+    convolutions = []
+    training.query.conv1.register_forward_hook(lambda module, args, output: convolutions.append(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = training.training_step(batch, 0)
+    assert set(convolutions) == {torch.bfloat16}
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(expected.item(), rel=0.1)
+    train(images, out, steps=2, precision="bf16")
+    assert load_supernet(out / SUPERNET).info.training["precision"] == "bf16"
+    assert {value.dtype for value in weights(out).values()} == {torch.float32, torch.int64}
+
+
+def test_fp16_is_refused_on_a_cpu(images, out):
+    with pytest.raises(UserError, match="fp16 is for CUDA devices"):
+        train(images, out, precision="fp16")
+
+
+def test_with_the_same_architecture_for_a_teacher_each_network_has_keys_of_its_own(training):
+    training.recipe = dataclasses.replace(RECIPE, teacher="same-arch")
+    key_passes = []
+    training.key.register_forward_hook(lambda module, args, output: key_passes.append(args[1]))
+    training.training_step(random_batch(), 0)
+    assert key_passes == training.networks(0)
+    assert training.method.contrast.memory_bank.bank_ptr.item() == 3 * BATCH
+
+
+def test_the_sandwich_is_the_largest_the_smallest_and_a_random_network(training):
+    training.recipe = dataclasses.replace(RECIPE, sampler="sandwich")
+    draws = [training.networks(step) for step in range(20)]
+    assert all(draw[:2] == [SPACE.largest, SPACE.smallest] for draw in draws)
+    assert len({draw[2] for draw in draws}) > 10
+
+
+def test_the_key_momentum_can_rise_on_a_cosine(training):
+    assert training.key_momentum(5) == 0.9
+    training.recipe = dataclasses.replace(RECIPE, key_momentum_end=1.0)
+    # Grill et al., 2020, appendix J: 1 - (1 - tau) (cos(pi k / K) + 1) / 2.
+    assert training.key_momentum(0) == pytest.approx(0.9)
+    assert training.key_momentum(3) == pytest.approx(1 - 0.1 * (math.cos(math.pi * 3 / 9) + 1) / 2, abs=0.005)
+
+
+def test_biases_and_norms_decay_only_where_the_recipe_says_so(training):
+    def decayed():
+        groups = training.configure_optimizers()["optimizer"].param_groups
+        return [(len(group["params"]), group["weight_decay"]) for group in groups]
+
+    trained = [parameter for parameter in training.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if parameter.dim() > 1]
+    assert decayed() == [(len(trained), 1e-4)]
+    training.recipe = dataclasses.replace(RECIPE, decay_norms=False)
+    assert decayed() == [(len(matrices), 1e-4), (len(trained) - len(matrices), 0.0)]
+
+
+@pytest.mark.parametrize("kind", ["list", "shards"])
+def test_images_of_a_list_and_of_shards_train_as_those_of_a_folder(images, tmp_path, kind):
+    names = sorted(path.relative_to(images).as_posix() for path in images.rglob("*.png"))
+    if kind == "list":
+        source = images / "list.txt"
+        source.write_text("\n".join(names))
+    else:
+        source = tmp_path / "shards"
+        source.mkdir()
+        for shard in range(2):
+            with tarfile.open(source / f"{shard}.tar", "w") as tar:
+                for name in names[shard::2]:
+                    tar.add(images / name, name)
+    found = train(source, tmp_path / "found", steps=4)
+    assert found.images == 10
+    if kind == "list":
+        train(images, tmp_path / "expected", steps=4)
+        expected, same = weights(tmp_path / "expected"), weights(tmp_path / "found")
+        assert all(torch.equal(same[name], value) for name, value in expected.items())
+
+
+def test_small_middle_and_large_networks_are_classified_meanwhile_without_changing_the_training(images, tmp_path):
+    from data_plugin.pretrain.fit import Labelled
+
+    train(images, tmp_path / "watched", knn=Labelled(images, images, every=0.8), max_unreadable=0)
+    train(images, tmp_path / "unwatched")
+    (log,) = (tmp_path / "watched").glob("logs/*/metrics.csv")
+    header, *rows = (line.split(",") for line in log.read_text().split())
+    columns = [header.index(f"knn/{name}") for name in ("smallest", "middle", "largest")]
+    measured = {int(row[header.index("step")]): [float(row[c]) for c in columns] for row in rows if row[columns[0]]}
+    assert list(measured) == [0, 2, 4, 6]
+    assert all(0 <= value <= 100 for values in measured.values() for value in values)
+    expected, found = weights(tmp_path / "unwatched"), weights(tmp_path / "watched")
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 def test_the_papers_recipe_has_the_papers_numbers():
-    recipe = named_recipe("data_mocov2_in1k")
+    recipe = read_recipe("data_mocov2_in1k")
     assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.weight_decay) == (200, 1024, 0.12, 7.5e-5)
-    assert (recipe.method.queue, recipe.method.temperature, recipe.method.dim) == (65536, 0.2, 128)
+    assert (recipe.settings.queue, recipe.settings.temperature, recipe.settings.dim) == (65536, 0.2, 128)
     assert (recipe.key_momentum, recipe.momentum) == (0.999, 0.9)
 
 
@@ -359,8 +562,8 @@ def command(images, out, *more):
         "micro",
         "--batch-size",
         "4",
-        "--queue",
-        "16",
+        "--opts",
+        "settings.queue=16",
         "--steps",
         "2",
         "--device",
@@ -375,16 +578,19 @@ def test_the_command_trains_and_says_where_the_supernet_is(images, out, capsys):
     assert main(command(images, out)) == 0
     assert f"supernet: {out / SUPERNET}" in capsys.readouterr().out
     training = load_supernet(out / SUPERNET, SearchSpace.micro()).info.training
-    assert (training["steps"], training["recipe"]["method"]["queue"]) == (2, 16)
-    micro = json.loads(json.dumps(RECIPES["micro"].to_json()))
-    assert training["recipe"] == {**micro, "batch_size": 4, "method": {**micro["method"], "queue": 16}}
+    assert (training["steps"], training["recipe"]["settings"]["queue"]) == (2, 16)
+    micro = json.loads(json.dumps(read_recipe("micro").to_json()))
+    assert training["recipe"] == {**micro, "batch_size": 4, "settings": {**micro["settings"], "queue": 16}}
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (("--data", "nowhere"), "nowhere is not a folder"),
-        (("--recipe", "imagenet"), "'imagenet' is not a recipe; known names: data_mocov2_in1k, micro"),
+        (
+            ("--recipe", "imagenet"),
+            "'imagenet' is not a recipe; expected the path of a .toml file, or one of data_",
+        ),
         (("--batch-size", "16"), "holds 10 images, fewer than a batch of 16"),
         (("--steps", "0"), "--steps is 0"),
         (("--resume",), "nothing to resume"),

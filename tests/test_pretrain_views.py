@@ -5,6 +5,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from data_plugin.pretrain.image_folder import ImageFolder
+from data_plugin.pretrain.images import Images
 from data_plugin.pretrain.views import Draw, EpochStream, Views, collate
 
 pytest.importorskip("lightly", reason="pre-training needs lightly")
@@ -21,7 +22,7 @@ def images(tmp_path):
 
 def batches(images, seed=0, workers=0, start=0):
     views = Views(images, MoCoV2Transform(16), seed)
-    stream = EpochStream(len(images), total=16, start=start, seed=seed)
+    stream = EpochStream(images, total=16, batch=4, start=start, seed=seed)
     return list(DataLoader(views, batch_size=4, sampler=stream, num_workers=workers, collate_fn=collate))
 
 
@@ -59,8 +60,16 @@ def test_the_same_image_looks_different_in_another_epoch(images):
     assert not torch.equal(views[Draw(0, 5)][0][0], views[Draw(1, 5)][0][0])
 
 
+class Numbers(Images):
+    def __init__(self, count):
+        super().__init__([str(index) for index in range(count)], [0] * count)
+
+    def read_bytes(self, index):
+        raise AssertionError("the order of images does not depend on what they show")
+
+
 def test_every_epoch_holds_every_image_once_in_an_order_of_its_own():
-    draws = list(EpochStream(count=50, total=120, seed=0))
+    draws = list(EpochStream(Numbers(50), total=120, batch=4, seed=0))
     epochs = [[draw.image for draw in draws if draw.epoch == epoch] for epoch in range(3)]
     assert [draw.epoch for draw in draws] == [0] * 50 + [1] * 50 + [2] * 20
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(50))
@@ -68,10 +77,18 @@ def test_every_epoch_holds_every_image_once_in_an_order_of_its_own():
     assert len(set(epochs[2])) == 20
 
 
-@pytest.mark.parametrize("start", [0, 7, 50, 99, 119, 120])
-def test_a_stream_can_start_anywhere(start):
-    whole = list(EpochStream(count=50, total=120, seed=4))
-    assert list(EpochStream(count=50, total=120, start=start, seed=4)) == whole[start:]
+@pytest.mark.parametrize("start", [0, 4, 48, 52, 116, 120])
+def test_a_stream_can_start_at_any_batch(start):
+    whole = list(EpochStream(Numbers(50), total=120, batch=4, seed=4))
+    assert list(EpochStream(Numbers(50), total=120, batch=4, start=start, seed=4)) == whole[start:]
+
+
+def test_processes_share_every_batch():
+    whole = list(EpochStream(Numbers(50), total=120, batch=6, seed=4))
+    parts = [list(EpochStream(Numbers(50), total=120, batch=6, seed=4, rank=rank, ranks=3)) for rank in range(3)]
+    shared = [draw for first in range(0, 40, 2) for part in parts for draw in part[first : first + 2]]
+    assert shared == whole
+    assert len(EpochStream(Numbers(50), total=120, batch=6, ranks=3)) == 40
 
 
 def test_the_next_readable_image_stands_in_for_an_unreadable_one(images):

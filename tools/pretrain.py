@@ -1,19 +1,17 @@
-"""Pre-train a supernet on a folder of unlabelled images."""
+"""Pre-train a supernet on unlabelled images."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib.util
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from data_plugin.errors import UserError
-from data_plugin.pretrain.recipe import RECIPES, Recipe, named_recipe
+from data_plugin.pretrain.recipe import METHODS, RECIPES, Recipe, read_recipe
 from data_plugin.space import SPACES
 from data_plugin.tools.exit_codes import user_errors_exit_2
 
@@ -22,25 +20,50 @@ NEEDED = ("lightly", "lightning", "torchvision")
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="pretrain", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of images, at any depth; labels are not read")
+    parser = argparse.ArgumentParser(
+        prog="pretrain",
+        description=__doc__,
+        epilog="On several GPUs or machines: torchrun --nproc-per-node N tools/pretrain.py ..., or under srun; the "
+        "processes share every batch. Methods: " + ", ".join(METHODS) + ", or module:class in a recipe file.",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="images: a folder, at any depth (labels are not read); a folder of .tar shards; or a .txt file that names "
+        "one a line",
+    )
     parser.add_argument("--space", choices=SPACES, required=True, help="search space")
     parser.add_argument("--out", type=Path, required=True, help="output folder; supernet.safetensors is the result")
     parser.add_argument(
         "--recipe",
-        help=f"hyper-parameters: {', '.join(RECIPES)} (default: micro for --space micro, data_mocov2_in1k for data)",
+        help=f"method and hyper-parameters: a .toml file, or {', '.join(RECIPES)} (default: micro for --space micro, "
+        "data_mocov2_in1k for data)",
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, help="passes over the images")
     length.add_argument("--steps", type=int, help="number of steps, instead of epochs")
-    parser.add_argument("--batch-size", type=int, help="images per step")
+    parser.add_argument("--batch-size", type=int, help="images per step, over all processes")
     parser.add_argument("--image-size", type=int, help="height and width of a view in pixels")
     parser.add_argument("--lr", type=float, help="learning rate after the warm-up")
-    parser.add_argument("--warmup", type=float, help="part of the steps in which the learning rate rises, 0 to 1")
-    parser.add_argument("--weight-decay", type=float, help="weight decay")
-    parser.add_argument("--key-momentum", type=float, help="what the key branch keeps of itself in a step")
-    parser.add_argument("--queue", type=int, help="number of negatives; a multiple of the batch size")
-    parser.add_argument("--temperature", type=float, help="what similarities are divided by")
+    parser.add_argument(
+        "--teacher",
+        choices=("largest", "same-arch"),
+        help="the key branch's network: always the largest, or the query network's own (default: the recipe's)",
+    )
+    parser.add_argument(
+        "--sampler",
+        choices=("random", "sandwich"),
+        help="query networks beside the largest: two random ones, or the smallest and a random one (default: the "
+        "recipe's)",
+    )
+    parser.add_argument(
+        "--opts",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="other values of the recipe, such as key_momentum=0.99 settings.queue=4096",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
     parser.add_argument(
         "--workers", type=int, default=_spare_cores(), help="processes that read images (default: %(default)s)"
@@ -49,10 +72,32 @@ def parser() -> argparse.ArgumentParser:
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train (default: auto)"
     )
     parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "fp16", "fp64"),
+        default="fp32",
+        help="of the networks; fp64 is for comparisons (default: fp32)",
+    )
+    parser.add_argument(
+        "--accumulate", type=int, default=1, metavar="N", help="compute every batch in N parts, for less memory"
+    )
+    parser.add_argument(
+        "--with-cp", action="store_true", help="recompute activations in the backward pass, for less memory"
+    )
+    parser.add_argument(
+        "--knn-train", type=Path, help="labelled folder (a sub-folder a class) to vote in a regular kNN evaluation"
+    )
+    parser.add_argument("--knn-val", type=Path, help="labelled folder to classify in it")
+    parser.add_argument(
+        "--knn-every", type=float, default=10, metavar="EPOCHS", help="epochs between two (default: %(default)s)"
+    )
+    parser.add_argument(
         "--checkpoint-every", type=int, default=500, metavar="STEPS", help="steps between checkpoints (default: 500)"
     )
     parser.add_argument(
-        "--skip-unreadable", action="store_true", help="pass over images that cannot be read, and count them"
+        "--max-unreadable",
+        type=int,
+        metavar="N",
+        help="images that may be unreadable, others standing in (default: one in a thousand)",
     )
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
@@ -64,14 +109,20 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, train, say where the supernet is."""
     args = parser().parse_args(argv)
-    _require_positive(args, "epochs", "steps", "checkpoint_every")
-    recipe = _recipe(args)
+    for name in ("epochs", "steps", "checkpoint_every", "accumulate"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; expected at least 1")
+    if (args.knn_train is None) != (args.knn_val is None):
+        raise UserError("a kNN evaluation needs two labelled folders; expected both --knn-train and --knn-val")
     missing = [package for package in NEEDED if importlib.util.find_spec(package) is None]
     if missing:
         raise UserError(
             f"{' and '.join(missing)} is not installed; install it with: pip install 'data_plugin[pretrain]'"
         )
-    from data_plugin.pretrain.fit import pretrain
+    recipe = _recipe(args)
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from data_plugin.pretrain.fit import Labelled, pretrain
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     result = pretrain(
@@ -83,33 +134,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         seed=args.seed,
         workers=args.workers,
         device=args.device,
+        precision=args.precision,
+        accumulate=args.accumulate,
+        with_cp=args.with_cp,
+        knn=Labelled(args.knn_train, args.knn_val, args.knn_every) if args.knn_train else None,
         checkpoint_every=args.checkpoint_every,
         resume=args.resume,
         overwrite=args.overwrite,
-        skip_unreadable=args.skip_unreadable,
+        max_unreadable=args.max_unreadable,
     )
+    say = rank_zero_only(print)
     if result.unreadable:
         shown = ", ".join(result.unreadable[:5]) + (", …" if len(result.unreadable) > 5 else "")
-        print(f"{len(result.unreadable)} of {result.images} images could not be read and were skipped: {shown}")
-    print(f"{result.steps} steps on {result.images} images; supernet: {result.path}")
+        say(f"{len(result.unreadable)} of {result.images} images could not be read and were skipped: {shown}")
+    say(f"{result.steps} steps on {result.images} images; supernet: {result.path}")
     return 0
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
-    recipe = named_recipe(args.recipe or {"data": "data_mocov2_in1k"}.get(args.space, args.space))
-    method = dataclasses.replace(recipe.method, **_given(args, "queue", "temperature"))
-    names = ("epochs", "batch_size", "image_size", "lr", "warmup", "weight_decay", "key_momentum")
-    return dataclasses.replace(recipe, method=method, **_given(args, *names))
-
-
-def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-
-
-def _require_positive(args: argparse.Namespace, *names: str) -> None:
-    for name, value in _given(args, *names).items():
-        if value < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {value}; expected at least 1")
+    name = args.recipe or {"data": "data_mocov2_in1k"}.get(args.space, args.space)
+    names = ("epochs", "batch_size", "image_size", "lr", "teacher", "sampler")
+    given = [f"{name}={getattr(args, name)}" for name in names if getattr(args, name) is not None]
+    return read_recipe(name, [*given, *args.opts])
 
 
 def _spare_cores() -> int:

@@ -1,12 +1,11 @@
-"""A whole pre-training: from a folder of images to the file of a supernet."""
+"""A whole pre-training: from images to the file of a supernet."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
-import time
 import warnings
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,22 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 import data_plugin
 from data_plugin.checkpoint import Supernet, SupernetInfo, save_supernet
 from data_plugin.errors import UserError
-from data_plugin.files import read_tensors, write_whole
+from data_plugin.files import read_tensors
 from data_plugin.input_format import InputFormat
-from data_plugin.pretrain.image_folder import ImageFolder
-from data_plugin.pretrain.moco import MoCoV2
+from data_plugin.pretrain.callbacks import RUN, Bar, RunSettings, Speed, Unreadable, WholeFiles
+from data_plugin.pretrain.images import open_images
 from data_plugin.pretrain.recipe import Recipe
+from data_plugin.pretrain.synced_batch_norm import synchronise
 from data_plugin.pretrain.training import SupernetTraining
-from data_plugin.pretrain.views import Batch, EpochStream, Views, collate
+from data_plugin.pretrain.views import EpochStream, Views, collate
 from data_plugin.space import SearchSpace
 
 SUPERNET = "supernet.safetensors"
@@ -44,7 +44,8 @@ LOGS = "logs"
 LOG_EVERY = 10
 """Steps between two entries in the logs."""
 
-_RUN = "pretraining"
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed", "fp64": "64-true"}
+"""Lightning's names of the precisions."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Pretrained:
     Args:
         path: the supernet's file.
         steps: number of steps, those before a resume included.
-        images: number of image files.
+        images: number of images.
         unreadable: names of images that could not be read, in whose place others stood.
     """
 
@@ -62,6 +63,21 @@ class Pretrained:
     steps: int
     images: int
     unreadable: list[str]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled images for a look at what the features are worth meanwhile; nothing is trained on the labels.
+
+    Args:
+        train: folder with a sub-folder of images for each class.
+        val: another with the same classes.
+        every: epochs between two looks.
+    """
+
+    train: Path
+    val: Path
+    every: float = 10
 
 
 def pretrain(
@@ -74,46 +90,54 @@ def pretrain(
     seed: int = 0,
     workers: int = 0,
     device: str = "auto",
-    precision: Any = "32-true",
+    precision: str = "fp32",
+    accumulate: int = 1,
+    with_cp: bool = False,
+    knn: Labelled | None = None,
     checkpoint_every: int = 500,
     resume: bool = False,
     overwrite: bool = False,
-    skip_unreadable: bool = False,
+    max_unreadable: int | None = None,
 ) -> Pretrained:
-    """Pre-train a supernet (DATA, Algorithm 1) on unlabelled images.
+    """Pre-train a supernet (DATA, Algorithm 1) on unlabelled images, in all processes that torchrun or SLURM started.
 
-    On a CPU the result depends on the arguments up to ``seed`` and the number of torch's threads alone: a training
-    that was stopped and resumed ends with the same bits.
+    On a CPU the result depends on the arguments up to ``seed``, on ``accumulate`` and the number of torch's threads
+    alone: a training that was stopped and resumed ends with the same bits. With several processes, which share every
+    batch, it is the same to rounding.
 
     Args:
-        data: folder of images, at any depth.
+        data: see :func:`open_images`.
         space: the search space.
         recipe: method and hyper-parameters.
         out: output folder: ``supernet.safetensors``, and meanwhile ``checkpoints/`` and ``logs/``.
         steps: number of steps instead of the recipe's epochs.
         seed: seed of weights, order, views and random networks.
-        workers: processes that read images; 0 reads them in this one.
+        workers: processes that read images, for each training process; 0 reads them in this one.
         device: "cpu", "cuda", or "auto" for CUDA where there is one.
-        precision: Lightning's ``Trainer(precision=...)``.
+        precision: a name of :data:`PRECISIONS`; the halves keep weights, losses and statistics in float32.
+        accumulate: parts that every batch is computed in, one after the other, each with batch-norm statistics of its
+            own.
+        with_cp: recompute blocks in the backward pass instead of keeping their activations.
+        knn: labelled images to measure networks on meanwhile.
         checkpoint_every: steps between two checkpoints.
         resume: go on from the checkpoint in ``out``.
         overwrite: replace what an earlier training left in ``out``.
-        skip_unreadable: take the next readable image in the place of one that cannot be read.
+        max_unreadable: how many images may turn out to be unreadable, others standing in; one in a thousand where it
+            is left out.
 
     Raises:
-        UserError: if there are no images or fewer than a batch, one cannot be read and ``skip_unreadable`` is off,
-            ``out`` holds another training, there is nothing to resume or it has other settings, there is no CUDA
-            device, or the loss is not finite.
+        UserError: if there are no images or fewer than a batch, too many of them cannot be read, a batch cannot be
+            shared, ``out`` holds another training, there is nothing to resume or it has other settings, there is no
+            CUDA device, or the loss is not finite.
     """
-    accelerator = _accelerator(device)
-    images = ImageFolder(data)
-    if len(images) < recipe.batch_size:
-        raise UserError(
-            f"{data} holds {len(images)} images, fewer than a batch of {recipe.batch_size}; lower the batch size"
-        )
+    accelerator = _accelerator(device, precision)
+    images = open_images(data)
+    batch = recipe.batch_size
+    if len(images) < batch:
+        raise UserError(f"{data} holds {len(images)} images, fewer than a batch of {batch}; lower the batch size")
     input_format = InputFormat.imagenet()
     if steps is None:
-        steps = max(1, recipe.epochs * len(images) // recipe.batch_size)
+        steps = max(1, recipe.epochs * len(images) // batch)
     run = {
         "space": space.to_json(),
         "recipe": recipe.to_json(),
@@ -121,28 +145,26 @@ def pretrain(
         "seed": seed,
         "images": len(images),
         "data": images.fingerprint(),
+        "accumulate": accumulate,
+        "precision": precision,
     }
     checkpoint = out / CHECKPOINT
     start = _resumed_step(checkpoint, run) if resume else 0
-    if not resume:
-        _make_room(out, overwrite)
+    unreadable = Unreadable(len(images) // 1_000 if max_unreadable is None else max_unreadable, len(images))
+    watched = []
+    if knn is not None:
+        from data_plugin.pretrain.online_knn import OnlineKNN
 
-    torch.manual_seed(seed)
-    method = MoCoV2(space.largest.out_channels[-1], recipe.method)
-    training = SupernetTraining(space, method, recipe, steps, seed, skip_unreadable)
-    batch = recipe.batch_size
-    loader = DataLoader(
-        Views(images, method.transform(recipe.image_size, input_format), seed),
-        batch_size=batch,
-        sampler=EpochStream(len(images), steps * batch, start * batch, seed),
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=accelerator == "gpu",
-    )
+        every = round(knn.every * len(images) / batch)
+        watched.append(OnlineKNN(knn.train, knn.val, every, space, recipe.image_size, input_format, batch, workers))
+    devices, nodes = _processes()
     trainer = Trainer(
         accelerator=accelerator,
-        devices=1,
-        precision=precision,
+        devices=devices,
+        num_nodes=nodes,
+        strategy=_strategy(devices * nodes, accelerator),
+        precision=PRECISIONS[precision],  # type: ignore[arg-type]
+        accumulate_grad_batches=accumulate,
         max_steps=steps,
         max_epochs=1,
         default_root_dir=out,
@@ -152,13 +174,40 @@ def pretrain(
             ModelCheckpoint(
                 checkpoint.parent, checkpoint.stem, every_n_train_steps=checkpoint_every, enable_version_counter=False
             ),
-            _Bar(),
-            _Progress(len(images), batch),
-            _RunSettings(run),
+            Bar(),
+            Speed(len(images), batch, accumulate, LOG_EVERY),
+            unreadable,
+            *watched,
+            RunSettings(run),
         ],
-        plugins=[_WholeFiles()],
+        plugins=[WholeFiles()],
         use_distributed_sampler=False,
         enable_model_summary=False,
+    )
+    ranks = trainer.world_size
+    if accumulate < 1 or batch % (ranks * accumulate):
+        raise UserError(
+            f"a batch of {batch} cannot be shared by {ranks} processes in {accumulate} parts each; "
+            "expected a batch size that their product divides"
+        )
+    if not resume and trainer.is_global_zero:
+        _make_room(out, overwrite)
+
+    torch.manual_seed(seed)
+    training = SupernetTraining(space, recipe, steps, seed, with_cp)
+    if ranks > 1:
+        synchronise(training)
+    micro_batch = batch // accumulate
+    loader = DataLoader(
+        Views(images, training.method.transform(recipe.image_size, input_format), seed),
+        batch_size=micro_batch // ranks,
+        sampler=EpochStream(
+            images, steps * batch, micro_batch, start * batch, seed, rank=trainer.global_rank, ranks=ranks
+        ),
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=accelerator == "gpu",
+        persistent_workers=workers > 0,
     )
     with warnings.catch_warnings():
         # Lightning looks for a data loader with a state; the position of EpochStream is the step.
@@ -167,10 +216,10 @@ def pretrain(
         warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec", category=FutureWarning)
         trainer.fit(training, loader, ckpt_path=checkpoint if resume else None, weights_only=True)
 
-    unreadable = sorted(training.unreadable)
+    names = unreadable.everywhere()
     info = SupernetInfo(
         space,
-        method.name,
+        recipe.method,
         input_format,
         {
             "recipe": recipe.to_json(),
@@ -180,8 +229,11 @@ def pretrain(
             "epochs": steps * batch / len(images),
             "seed": seed,
             "images": len(images),
-            "unreadable": len(unreadable),
+            "unreadable": len(names),
             "data": run["data"],
+            "accumulate": accumulate,
+            "precision": precision,
+            "processes": ranks,
             "versions": {
                 "data_plugin": data_plugin.__version__,
                 **{package: version(package) for package in ("torch", "lightly", "lightning")},
@@ -189,55 +241,37 @@ def pretrain(
         },
     )
     if trainer.is_global_zero:
-        save_supernet(out / SUPERNET, Supernet(info, training.query, training.key, method.heads()))
-    return Pretrained(out / SUPERNET, steps, len(images), unreadable)
+        save_supernet(out / SUPERNET, Supernet(info, training.query, training.key, training.method.heads()))
+    return Pretrained(out / SUPERNET, steps, len(images), names)
 
 
-class _Bar(RichProgressBar):
-    """A progress bar that shows what is logged and not the loggers' folder."""
-
-    def get_metrics(self, trainer: Trainer, pl_module: Any) -> dict[str, Any]:
-        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
-
-
-class _Progress(Callback):
-    """Logs epoch, learning rate, and images per second over the last steps."""
-
-    def __init__(self, images: int, batch_size: int) -> None:
-        self.images = images
-        self.batch_size = batch_size
-        self.times: deque[float] = deque(maxlen=LOG_EVERY + 1)
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        self.times.append(time.perf_counter())
-        pl_module.log("epoch", trainer.global_step * self.batch_size / self.images)
-        pl_module.log("lr", trainer.optimizers[0].param_groups[0]["lr"])
-        if len(self.times) > 1:
-            rate = self.batch_size * (len(self.times) - 1) / (self.times[-1] - self.times[0])
-            pl_module.log("images/s", rate, prog_bar=True)
-
-
-class _RunSettings(Callback):
-    """Keeps in the checkpoint what it is a checkpoint of."""
-
-    def __init__(self, run: Mapping[str, Any]) -> None:
-        self.run = run
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        checkpoint[_RUN] = self.run
-
-
-class _WholeFiles(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all, on the file system that they shall be on."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        write_whole(Path(path), lambda temporary: torch.save(checkpoint, temporary))
-
-
-def _accelerator(device: str) -> str:
+def _accelerator(device: str, precision: str) -> str:
+    if precision not in PRECISIONS:
+        raise UserError(f"{precision!r} is not a precision; expected {', '.join(PRECISIONS)}")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("there is no CUDA device that torch can use; expected one for device 'cuda', or use 'cpu'")
-    return "gpu" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    accelerator = "gpu" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    if precision == "fp16" and accelerator == "cpu":
+        raise UserError("fp16 is for CUDA devices; expected precision bf16 or fp32 on a CPU")
+    return accelerator
+
+
+def _processes() -> tuple[int, int]:
+    """Processes on each node, and nodes, as torchrun or SLURM started them; 1 and 1 without either."""
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        return local, int(os.environ["WORLD_SIZE"]) // local
+    if "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        nodes = int(os.environ.get("SLURM_NNODES", "1"))
+        return int(os.environ["SLURM_NTASKS"]) // nodes, nodes
+    return 1, 1
+
+
+def _strategy(processes: int, accelerator: str) -> str | DDPStrategy:
+    if processes == 1:
+        return "auto"
+    # Queues and statistics are the same everywhere already.
+    return DDPStrategy(process_group_backend="nccl" if accelerator == "gpu" else "gloo", broadcast_buffers=False)
 
 
 def _loggers(out: Path, start: int) -> list[Logger]:
@@ -256,7 +290,7 @@ def _make_room(out: Path, overwrite: bool) -> None:
         for path, what in ((out / SUPERNET, "a supernet"), (out / CHECKPOINT, "an unfinished training")):
             if path.exists():
                 raise UserError(f"{out} holds {what} already; give another folder, or pass --resume or --overwrite")
-    (out / CHECKPOINT).unlink(missing_ok=True)
+    shutil.rmtree((out / CHECKPOINT).parent, ignore_errors=True)
     shutil.rmtree(out / LOGS, ignore_errors=True)
 
 
@@ -264,9 +298,11 @@ def _resumed_step(checkpoint: Path, run: Mapping[str, Any]) -> int:
     if not checkpoint.is_file():
         raise UserError(f"there is nothing to resume: {checkpoint} does not exist; leave out --resume")
     contents, _ = read_tensors(checkpoint)
-    if _RUN not in contents:
+    if RUN not in contents:
         raise UserError(f"{checkpoint} is no checkpoint of a pre-training here; leave out --resume")
-    before, now = _flat(contents[_RUN]), _flat(run)
+    for unfinished in checkpoint.parent.glob(f".{checkpoint.name}.*.tmp"):
+        unfinished.unlink(missing_ok=True)  # of a process that was killed while it wrote
+    before, now = _flat(contents[RUN]), _flat(run)
     for name in [*now, *before]:
         if before.get(name) != now.get(name):
             raise UserError(

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from lightly.models.modules.heads import ProjectionHead
+from lightly.utils.debug import std_of_l2_normalized
 from torch import Tensor, nn
 
 from data_plugin.backbones.sliced import SlicedLinear
+from data_plugin.errors import UserError
 from data_plugin.input_format import InputFormat
 from data_plugin.pretrain.views import Transform
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyper-parameters of a method: a frozen dataclass, every field with a default, as TOML can write them."""
+
+    def require_batch_size(self, batch_size: int) -> None:
+        """Check that the method can work with batches of this size.
+
+        Raises:
+            UserError: if it cannot.
+        """
 
 
 class Method(nn.Module, ABC):
@@ -23,18 +40,26 @@ class Method(nn.Module, ABC):
     It averages ``key_head`` as it averages the key backbone. Query networks differ in width, so what reads their
     feature maps has to take the first channels of a wider input (:func:`with_sliced_entry`).
 
+    A method of your own is a subclass whose constructor takes ``(features, settings)``, the channels of the largest
+    network's C5 and a ``settings_class``; a recipe names it by ``method = "module:class"``. Under several processes
+    each sees its part of the batch: what :meth:`remember` keeps has to be gathered from all (as ``KeyQueue`` does),
+    and batch norms in heads are synchronised by the loop.
+
     Args:
         query_head: the head of the query branch; the key branch gets a copy.
 
     Attributes:
-        name: what supernet files call the method.
+        settings_class: its hyper-parameters.
         query_views: which views the query branch sees.
         key_views: which views the key branch sees.
     """
 
-    name: ClassVar[str]
+    settings_class: ClassVar[type[Settings]]
     query_views: ClassVar[tuple[int, ...]]
     key_views: ClassVar[tuple[int, ...]]
+
+    query_head: nn.Module
+    key_head: nn.Module
 
     def __init__(self, query_head: nn.Module) -> None:
         super().__init__()
@@ -97,3 +122,48 @@ def with_sliced_entry(head: ProjectionHead) -> ProjectionHead:
     assert isinstance(entry, nn.Linear)
     head.layers[0] = SlicedLinear(entry.in_features, entry.out_features, bias=entry.bias is not None)
     return head
+
+
+def pooled(feature_map: Tensor) -> Tensor:
+    """The mean (N, C) over the positions of a feature map (N, C, H, W)."""
+    return feature_map.mean(dim=(2, 3))
+
+
+def precise(x: Tensor) -> Tensor:
+    """``x`` in single precision where it is in half, for what is normalised, summed or exponentiated."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def spread_and_matches(queries: Tensor, keys: Tensor) -> dict[str, Tensor]:
+    """Whether features collapse, and how often a query finds its key.
+
+    A contrastive loss alone misleads: while the key branch moves fast, positives differ from the older keys in a queue
+    whatever the image, so it falls without anything being learnt and rises again as the learning rate falls.
+
+    Args:
+        queries: (N, dim), of length 1.
+        keys: those of the same images, (N, dim), of length 1.
+
+    Returns:
+        ``key_std``: the keys' standard deviation per dimension, times sqrt(dim); 1 is spread evenly, 0 collapsed.
+        ``matched``: part of the queries whose own key is the most similar one of the batch; chance is 1 / N. Mean
+        colours alone match a good part where the jitter is weak, so compare it between runs on the same views only.
+    """
+    nearest = (queries @ keys.T).argmax(dim=1)
+    return {
+        "key_std": std_of_l2_normalized(keys) * math.sqrt(keys.shape[1]),
+        "matched": (nearest == torch.arange(len(nearest), device=nearest.device)).float().mean(),
+    }
+
+
+def require_whole_batches(queue: int, batch_size: int) -> None:
+    """Check that a queue holds whole batches.
+
+    Raises:
+        UserError: if it does not.
+    """
+    if queue % batch_size:
+        raise UserError(
+            f"the queue holds {queue} keys, which is no multiple of the batch size {batch_size}; "
+            "change one of them, so that every step replaces whole batches"
+        )

@@ -1,46 +1,30 @@
-"""The hyper-parameters of pre-training, and the recipes that a command line can name."""
+"""What decides a pre-training's result beside images, space and seed: a method and its hyper-parameters."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from data_plugin.errors import UserError
 
+if TYPE_CHECKING:
+    from data_plugin.pretrain.method import Method, Settings
 
-def _require_positive(settings: Any, *names: str) -> None:
-    for name in names:
-        if not getattr(settings, name) > 0:
-            raise UserError(f"{name.replace('_', ' ')} is {getattr(settings, name)}; expected a number above 0")
+METHODS = {
+    "mocov2": "data_plugin.pretrain.moco:MoCoV2",
+    "byol": "data_plugin.pretrain.byol:BYOL",
+    "ressl": "data_plugin.pretrain.ressl:ReSSL",
+    "densecl": "data_plugin.pretrain.densecl:DenseCL",
+}
+"""The methods by name. Any other is named as these are, by ``module:class``."""
 
-
-@dataclass(frozen=True)
-class MoCoV2Settings:
-    """Hyper-parameters of MoCo v2 (Chen et al., 2020, arXiv:2003.04297).
-
-    Args:
-        queue: number of keys of earlier steps that serve as negatives; a multiple of the batch size.
-        temperature: what similarities are divided by.
-        hidden: width of the projection head's hidden layer.
-        dim: width of the projection.
-        batch_norm: whether a batch norm follows the hidden layer; MoCo v2 has none, but short runs collapse without.
-        crop: least area of a random crop, as a part of the image.
-        jitter: strength of the colour jitter, 1 being the paper's.
-        blur: probability of Gaussian blur.
-    """
-
-    queue: int = 65_536
-    temperature: float = 0.2
-    hidden: int = 2_048
-    dim: int = 128
-    batch_norm: bool = False
-    crop: float = 0.2
-    jitter: float = 1.0
-    blur: float = 0.5
-
-    def __post_init__(self) -> None:
-        _require_positive(self, "queue", "temperature", "hidden", "dim")
+RECIPES = {path.stem: path for path in sorted(Path(__file__).with_name("recipes").glob("*.toml"))}
+"""The recipes that a command line can name, and their files."""
 
 
 @dataclass(frozen=True)
@@ -48,21 +32,30 @@ class Recipe:
     """Everything that decides what pre-training computes, save for the images, the space and the seed.
 
     Args:
-        method: settings of the self-supervised method; their class picks it.
+        method: a name of :data:`METHODS`, or ``module:class`` of a method of your own.
+        settings: the method's own hyper-parameters.
         epochs: passes over the images.
-        batch_size: images per step.
+        batch_size: images per step, over all processes and accumulated batches.
         image_size: height and width of a view in pixels.
         lr: learning rate after the warm-up; it falls to 0 on a cosine.
         warmup: part of the steps in which the learning rate rises from 0, from 0 to less than 1.
-        momentum: momentum of SGD.
-        weight_decay: weight decay of SGD.
+        momentum: momentum of the optimiser.
+        weight_decay: weight decay.
         key_momentum: what the key branch keeps of itself in a step; the rest comes from the query branch.
+        key_momentum_end: what ``key_momentum`` has become at the end, on a cosine; without it it stays.
+        decay_norms: whether biases and batch norms decay too.
+        optimizer: SGD, or LARS (You et al., 2017, arXiv:1708.03888) for large batches.
+        teacher: which network the key branch is: the largest in every step (DATA), or for each query network the one
+            of the same architecture (the ablation of DATA's Table 8). The latter's keys are all remembered.
+        sampler: the query networks of a step beside the largest: two random ones (DATA), or the smallest and a random
+            one (the sandwich rule of Yu and Huang, 2019, arXiv:1903.05134).
 
     Raises:
         UserError: if a number is out of range.
     """
 
-    method: MoCoV2Settings
+    method: str
+    settings: Settings
     epochs: int
     batch_size: int
     image_size: int
@@ -71,61 +64,146 @@ class Recipe:
     momentum: float
     weight_decay: float
     key_momentum: float
+    key_momentum_end: float | None = None
+    decay_norms: bool = True
+    optimizer: Literal["sgd", "lars"] = "sgd"
+    teacher: Literal["largest", "same-arch"] = "largest"
+    sampler: Literal["random", "sandwich"] = "random"
 
     def __post_init__(self) -> None:
-        _require_positive(self, "epochs", "batch_size", "image_size", "lr")
+        require_positive(self, "epochs", "batch_size", "image_size", "lr")
         if not 0 <= self.key_momentum < 1:
             raise UserError(f"the key momentum is {self.key_momentum}; expected at least 0 and less than 1")
+        if self.key_momentum_end is not None and not 0 <= self.key_momentum_end <= 1:
+            raise UserError(f"the key momentum at the end is {self.key_momentum_end}; expected 0 to 1")
         if not 0 <= self.warmup < 1:
             raise UserError(f"the warm-up is {self.warmup} of the steps; expected at least 0 and less than 1")
-        if self.method.queue % self.batch_size:
-            raise UserError(
-                f"the queue holds {self.method.queue} keys, which is no multiple of the batch size {self.batch_size}; "
-                "change one of them, so that every step replaces whole batches"
-            )
+        self.settings.require_batch_size(self.batch_size)
+
+    def build_method(self, features: int) -> Method:
+        """The method with fresh heads, for a largest C5 of ``features`` channels."""
+        return method_class(self.method)(features, self.settings)
 
     def to_json(self) -> dict[str, Any]:
-        """All fields as JSON values, the method's under ``method``."""
+        """All fields as JSON values."""
         return dataclasses.asdict(self)
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Recipe:
+        """What :meth:`to_json` gave, or the contents of a recipe file; settings that are left out have their defaults.
 
-RECIPES: dict[str, Recipe] = {
-    # DATA, section 4.1, with MoCo v2's own head, queue and views.
-    "data_mocov2_in1k": Recipe(
-        method=MoCoV2Settings(queue=65_536, temperature=0.2, hidden=2_048, dim=128),
-        epochs=200,
-        batch_size=1_024,
-        image_size=224,
-        lr=0.12,
-        warmup=0.0,
-        momentum=0.9,
-        weight_decay=7.5e-5,
-        key_momentum=0.999,
-    ),
-    # Small images, small networks, minutes on a CPU.
-    # Small images and networks on a CPU. In short runs MoCo v2's own head first collapses; with a batch norm in it,
-    # a low temperature and a fast key branch the keys spread from the start.
-    "micro": Recipe(
-        method=MoCoV2Settings(queue=1_024, temperature=0.1, hidden=512, dim=128, batch_norm=True, jitter=0.5, blur=0.0),
-        epochs=10,
-        batch_size=64,
-        image_size=32,
-        lr=0.03,
-        warmup=0.1,
-        momentum=0.9,
-        weight_decay=1e-4,
-        key_momentum=0.99,
-    ),
-}
-"""The recipes that a command line can name."""
+        Raises:
+            UserError: if there is no such method, or a name or the type of a value is wrong.
+        """
+        values = dict(values)
+        if not isinstance(values.get("method"), str):
+            raise UserError(f'a recipe names its method, such as {next(iter(METHODS))}; expected a line method = "..."')
+        settings = values.pop("settings", {})
+        if not isinstance(settings, Mapping):
+            raise UserError(f"settings is {settings!r}; expected a table of the method's own hyper-parameters")
+        settings_class = method_class(values["method"]).settings_class
+        _check_fields(settings_class, settings, "settings.")
+        _check_fields(cls, values, "")
+        return cls(settings=settings_class(**settings), **values)
 
 
-def named_recipe(name: str) -> Recipe:
-    """The recipe of that name.
+def read_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
+    """A recipe by name or from a file, with some values replaced.
+
+    Args:
+        name: a name of :data:`RECIPES`, or a path that ends in ``.toml``.
+        changes: ``name=value`` each, the value as in TOML: ``lr=0.1``, ``settings.queue=4096``.
 
     Raises:
-        UserError: if there is none; the message lists the known names.
+        UserError: if there is no such recipe, or it or a change cannot be used.
     """
-    if name not in RECIPES:
-        raise UserError(f"{name!r} is not a recipe; known names: {', '.join(RECIPES)}")
-    return RECIPES[name]
+    path = RECIPES.get(name, Path(name))
+    if name not in RECIPES and path.suffix != ".toml":
+        raise UserError(f"{name!r} is not a recipe; expected the path of a .toml file, or one of {', '.join(RECIPES)}")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"the recipe {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"the recipe {path} is not TOML: {error}") from error
+    for change in changes:
+        key, separator, text = change.partition("=")
+        if not separator:
+            raise UserError(f"{change!r} is not a change of a recipe; expected name=value, such as lr=0.1")
+        table, _, field = key.strip().rpartition(".")
+        if table not in ("", "settings"):
+            raise UserError(f"{key!r} is no part of a recipe; expected a name such as lr or settings.temperature")
+        (values.setdefault(table, {}) if table else values)[field] = _toml_value(text)
+    return Recipe.from_json(values)
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of a method.
+
+    Args:
+        name: a name of :data:`METHODS`, or ``module:class``.
+
+    Raises:
+        UserError: if there is none of that name.
+    """
+    from data_plugin.pretrain.method import Method
+
+    module, separator, attribute = METHODS.get(name, name).partition(":")
+    if not separator:
+        raise UserError(f"{name!r} is not a method; expected {', '.join(METHODS)}, or module:class of your own")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"the method {name!r} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UserError(f"{name!r} is no subclass of data_plugin.pretrain.method.Method; expected one")
+    return found
+
+
+def require_positive(settings: Any, *names: str) -> None:
+    """Check that numbers are above 0.
+
+    Raises:
+        UserError: naming the first that is not.
+    """
+    for name in names:
+        if not getattr(settings, name) > 0:
+            raise UserError(f"{name.replace('_', ' ')} is {getattr(settings, name)}; expected a number above 0")
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()  # a string without quotes, as shells hand it over
+
+
+def _check_fields(cls: type, values: Mapping[str, Any], prefix: str) -> None:
+    """Check names and types of a dataclass's fields, but for ``settings``, which is a table of its own."""
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.name != "settings"}
+    for name in values:
+        if name not in fields:
+            raise UserError(f"a recipe has no {prefix}{name}; expected some of {', '.join(prefix + f for f in fields)}")
+    # The type of Recipe.settings is known to type checkers alone.
+    types = get_type_hints(cls, localns={"Settings": Any})
+    for name, field in fields.items():
+        if name not in values and field.default is dataclasses.MISSING:
+            raise UserError(f"the recipe lacks {prefix}{name}; add a line {name} = ...")
+        if name in values and not _fits(values[name], types[name]):
+            raise UserError(f"{prefix}{name} is {values[name]!r}; expected {_words(types[name])}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_args(kind):  # a number or None
+        return any(_fits(value, one) for one in get_args(kind))
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _words(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
+    return {bool: "true or false", int: "a whole number", str: "a text"}.get(kind, "a number")

@@ -13,10 +13,16 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from data_plugin.pretrain.image_folder import ImageFolder
+from data_plugin.input_format import InputFormat
+from data_plugin.pretrain.images import Images
 
 Transform = Callable[[Image.Image], Sequence[Tensor]]
 """Makes the views of an image, each (3, H, W), drawing from the global generators of torch and numpy."""
+
+
+def normalisation(input_format: InputFormat) -> dict[str, list[float]]:
+    """Mean and standard deviation as lightly's transforms take them: for pixels from 0 to 1."""
+    return {name: [value / 255 for value in getattr(input_format, name)] for name in ("mean", "std")}
 
 
 class Draw(NamedTuple):
@@ -47,7 +53,7 @@ class Views(Dataset[tuple[Sequence[Tensor], list[str]]]):
         seed: the same seed gives the same views, however many processes make them.
     """
 
-    def __init__(self, images: ImageFolder, transform: Transform, seed: int) -> None:
+    def __init__(self, images: Images, transform: Transform, seed: int) -> None:
         self.images = images
         self.transform = transform
         self.seed = seed
@@ -71,36 +77,46 @@ def collate(samples: Sequence[tuple[Sequence[Tensor], list[str]]]) -> Batch:
 
 
 class EpochStream(Sampler[Draw]):
-    """Epoch after epoch without a seam, each in a random order of its own, from any position on.
+    """One process's part of every batch, epoch after epoch without a seam, from any position on.
 
     As in detectron2's ``TrainingSampler``, a batch may hold the end of one epoch and the start of the next. The
-    position is all the state there is, so a training that was stopped goes on with the very image that was next.
+    position is all the state there is, so a training that was stopped goes on with the very image that was next. The
+    batches do not depend on the number of processes: each takes consecutive images of every batch.
 
     Args:
-        count: number of images.
-        total: number of draws in the whole training.
+        images: the images, which give the order of an epoch.
+        total: number of draws in the whole training, by all processes.
+        batch: draws of a batch, by all processes; a multiple of ``ranks``.
         start: draws that were made before.
         seed: the same seed gives the same order.
+        rank: number of this process.
+        ranks: number of processes.
     """
 
-    def __init__(self, count: int, total: int, start: int = 0, seed: int = 0) -> None:
-        self.count = count
+    def __init__(
+        self, images: Images, total: int, batch: int, start: int = 0, seed: int = 0, rank: int = 0, ranks: int = 1
+    ) -> None:
+        self.images = images
         self.total = total
+        self.batch = batch
         self.start = start
         self.seed = seed
+        self.rank = rank
+        self.ranks = ranks
 
     def __iter__(self) -> Iterator[Draw]:
-        position = self.start
-        while position < self.total:
-            epoch, first = divmod(position, self.count)
-            order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
-            for image in order[first : first + self.total - position].tolist():
-                yield Draw(epoch, image)
-            position += self.count - first
+        part = self.batch // self.ranks
+        shuffled, order = -1, np.empty(0, dtype=np.int64)
+        for batch in range(self.start, self.total, self.batch):
+            for position in range(batch + self.rank * part, batch + (self.rank + 1) * part):
+                epoch, place = divmod(position, len(self.images))
+                if epoch != shuffled:
+                    shuffled, order = epoch, self.images.order(np.random.default_rng((self.seed, epoch)))
+                yield Draw(epoch, int(order[place]))
 
     def __len__(self) -> int:
-        """Draws in the whole training, those before ``start`` included, which the loop has counted already."""
-        return self.total
+        """Draws of this process in the whole training, those before ``start`` included, which the loop has counted."""
+        return self.total // self.ranks
 
 
 @contextmanager
