@@ -20,6 +20,7 @@ DETECTRON2 = [
     "detectron2 @ git+https://github.com/facebookresearch/detectron2@02b5c4e295e990042a714712c21dc79b731e8833",
     "setuptools<81",
 ]
+CITYSCAPES = ["cityscapesscripts==2.3.0", "shapely"]  # what detectron2 reads and evaluates Cityscapes with
 PRETRAIN = ["lightly==1.6.0", "lightning==2.6.6", "torchmetrics==1.9.*", "tensorboard", "torchvision"]
 EXPORT = ["onnx"]
 DEV = ["onnxruntime", "pytest", "ruff", "mypy", "fvcore", "torchvision", "build"]
@@ -41,22 +42,25 @@ setup(
     packages=packages,
     package_dir=package_dir,
     package_data={
-        "data_plugin": ["py.typed", "*.html"],
+        "data_plugin": ["py.typed", "*.html", "pretrain/recipes/*.toml"],
         "data_plugin.configs_det": ["*/*.py", "*/*.yaml"],
         "data_plugin.configs_seg": ["*/*.py", "*/*.yaml"],
     },
-    install_requires=["torch", "numpy", "safetensors", "pillow", "rich", "matplotlib", "scipy"],
+    install_requires=["torch", "numpy", "safetensors", "pillow", "rich", "matplotlib", "scipy", "psutil"],
     extras_require={
         "openmmlab": OPENMMLAB,
         "detectron2": DETECTRON2,
+        "cityscapes": CITYSCAPES,
         "pretrain": PRETRAIN,
         "export": EXPORT,
-        "dev": [*DEV, *EXPORT],
-        "all": [*OPENMMLAB, *DETECTRON2, *PRETRAIN, *EXPORT, *DEV],
+        "dev": [*DEV, *EXPORT, *CITYSCAPES],
+        "all": [*OPENMMLAB, *DETECTRON2, *CITYSCAPES, *PRETRAIN, *EXPORT, *DEV],
     },
     entry_points={
         "console_scripts": [
             "data-pretrain = data_plugin.tools.pretrain:main",
+            "data-evaluate = data_plugin.tools.evaluate:main",
+            "data-convert-checkpoint = data_plugin.tools.convert_checkpoint:main",
             "data-search-det = data_plugin.tools.search_det:main",
             "data-finetune-det = data_plugin.tools.finetune_det:main",
             "data-search-seg = data_plugin.tools.search_seg:main",
