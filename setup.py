@@ -22,6 +22,7 @@ DETECTRON2 = [
 ]
 CITYSCAPES = ["cityscapesscripts==2.3.0", "shapely"]  # what detectron2 reads and evaluates Cityscapes with
 PRETRAIN = ["lightly==1.6.0", "lightning==2.6.6", "torchmetrics==1.9.*", "tensorboard", "torchvision"]
+GPU_VIEWS = ["kornia"]
 EXPORT = ["onnx"]
 DEV = ["onnxruntime", "pytest", "ruff", "mypy", "fvcore", "torchvision", "build"]
 
@@ -52,6 +53,7 @@ setup(
         "detectron2": DETECTRON2,
         "cityscapes": CITYSCAPES,
         "pretrain": PRETRAIN,
+        "gpu-views": GPU_VIEWS,
         "export": EXPORT,
         "dev": [*DEV, *EXPORT, *CITYSCAPES],
         "all": [*OPENMMLAB, *DETECTRON2, *CITYSCAPES, *PRETRAIN, *EXPORT, *DEV],

@@ -212,18 +212,20 @@ def killed_at(step):
     return training_step
 
 
-@pytest.mark.parametrize(("stop", "workers"), [(3, 0), (5, 2)])
-def test_a_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(images, tmp_path, monkeypatch, stop, workers):
+@pytest.mark.parametrize(("stop", "workers", "options"), [(3, 0, {"views_on": "device", "accumulate": 2}), (5, 2, {})])
+def test_a_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(
+    images, tmp_path, monkeypatch, stop, workers, options
+):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(images, whole, steps=8, checkpoint_every=2)
+    train(images, whole, steps=8, checkpoint_every=2, **options)
     with monkeypatch.context() as patch:
         patch.setattr(SupernetTraining, "training_step", killed_at(stop))
         with pytest.raises(Killed):
-            train(images, parts, steps=8, checkpoint_every=2, workers=workers)
+            train(images, parts, steps=8, checkpoint_every=2, workers=workers, **options)
     assert not (parts / SUPERNET).exists()
     assert read_tensors(parts / CHECKPOINT)[0]["global_step"] == stop - 1
     torch.manual_seed(99)
-    train(images, parts, steps=8, checkpoint_every=2, workers=workers, resume=True)
+    train(images, parts, steps=8, checkpoint_every=2, workers=workers, resume=True, **options)
 
     expected, _ = read_tensors(whole / CHECKPOINT)
     found, _ = read_tensors(parts / CHECKPOINT)

@@ -22,6 +22,7 @@ from data_plugin.pretrain.recipe import METHODS, RECIPES, Recipe, read_recipe
 pytest.importorskip("lightly", reason="pre-training needs lightly")
 pytest.importorskip("lightning", reason="pre-training needs lightning")
 
+from data_plugin.pretrain.augmentation import Colours, View, crops, whole_views
 from data_plugin.pretrain.fit import CHECKPOINT, SUPERNET, pretrain
 from data_plugin.pretrain.method import Method
 from data_plugin.pretrain.moco import MoCoV2
@@ -125,7 +126,7 @@ def test_densecl_remembers_pooled_cells_of_length_1():
 def test_every_method_makes_its_views_trains_its_heads_alone_and_reads_narrow_networks(name):
     method = build(name)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8))
-    views = method.transform(40, InputFormat.imagenet())(image)
+    views = whole_views(method.views, 40, InputFormat.imagenet())(image)
     assert {tuple(view.shape) for view in views} == {(3, 40, 40)}
     assert set(method.query_views) | set(method.key_views) == set(range(len(views)))
     with torch.no_grad():
@@ -140,12 +141,61 @@ def test_every_method_makes_its_views_trains_its_heads_alone_and_reads_narrow_ne
 
 def test_the_weak_view_of_ressl_keeps_the_colours():
     red = Image.new("RGB", (40, 40), (200, 40, 40))
-    transform = build("ressl").transform(32, InputFormat("RGB", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
+    transform = whole_views(build("ressl").views, 32, InputFormat("RGB", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
     torch.manual_seed(0)
     views = [transform(red) for _ in range(8)]
     expected = torch.tensor([200.0, 40.0, 40.0]).view(3, 1, 1).expand(3, 32, 32)
     assert all(torch.allclose(weak, expected, atol=1e-3) for _, weak in views)
     assert not all(torch.allclose(strong, expected, atol=1.0) for strong, _ in views)
+
+
+PLAIN = View(crop=1.0, jitter_probability=0.0, grey=0.0, blur=0.0)
+
+
+def crop_batch():
+    pixels = torch.randint(0, 256, (6, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return [pixels, pixels]
+
+
+def test_colours_on_the_device_depend_on_the_seed_alone_and_differ_between_images():
+    pytest.importorskip("kornia", reason="views on a device need kornia")
+    colours = Colours([View(0.2, solarize=0.5), View(0.2)], InputFormat.imagenet())
+    torch.manual_seed(1)
+    first = colours(crop_batch(), seed=(0, 1))
+    state = torch.get_rng_state()
+    assert all(torch.equal(a, b) for a, b in zip(first, colours(crop_batch(), seed=(0, 1)), strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(first[0], colours(crop_batch(), seed=(0, 2))[0])
+    same = [crops[:1].expand(6, -1, -1, -1) for crops in crop_batch()]
+    assert len({view.sum().item() for view in colours(same, seed=(0, 3))[0]}) > 3
+
+
+def test_without_changes_views_of_workers_and_device_are_the_image():
+    pytest.importorskip("kornia", reason="views on a device need kornia")
+    image = Image.new("RGB", (40, 40), (200, 40, 90))
+    (expected,) = whole_views([PLAIN], 32, InputFormat.imagenet())(image)
+    (cut,) = crops([PLAIN], 32)(image)
+    assert cut.dtype == torch.uint8
+    (found,) = Colours([PLAIN], InputFormat.imagenet())([cut[None]], seed=(0,))
+    assert torch.allclose(found[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("change", "low", "high"), [("grey", 0.35, 0.65), ("solarize", 0.35, 0.65)])
+def test_both_makers_change_as_many_images(change, low, high):
+    pytest.importorskip("kornia", reason="views on a device need kornia")
+    view = View(**{"crop": 1.0, "jitter_probability": 0.0, "grey": 0.0, "blur": 0.0, change: 0.5})
+    image = Image.new("RGB", (32, 32), (200, 40, 90))
+    on_cpu, cut = whole_views([view], 32, InputFormat.imagenet()), crops([view], 32)
+    (plain,) = whole_views([PLAIN], 32, InputFormat.imagenet())(image)
+    torch.manual_seed(0)
+    np.random.seed(0)
+    batch = torch.stack([cut(image)[0] for _ in range(200)])
+    for views in (
+        [on_cpu(image)[0] for _ in range(200)],
+        Colours([view], InputFormat.imagenet())([batch], seed=(0,))[0],
+    ):
+        changed = sum(not torch.allclose(one, plain, atol=1e-3) for one in views) / 200
+        assert low < changed < high
 
 
 @pytest.fixture

@@ -84,6 +84,12 @@ def parser() -> argparse.ArgumentParser:
         "--with-cp", action="store_true", help="recompute activations in the backward pass, for less memory"
     )
     parser.add_argument(
+        "--views-on",
+        choices=("workers", "device"),
+        default="workers",
+        help="where the views' colours are made; device spares CPUs that cannot keep up with a GPU (default: workers)",
+    )
+    parser.add_argument(
         "--knn-train", type=Path, help="labelled folder (a sub-folder a class) to vote in a regular kNN evaluation"
     )
     parser.add_argument("--knn-val", type=Path, help="labelled folder to classify in it")
@@ -124,7 +130,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from data_plugin.pretrain.fit import Labelled, pretrain
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # lightly's kNN brings Lightning's other package along, which logs the same.
+    for package in ("lightning.pytorch", "pytorch_lightning"):
+        logging.getLogger(package).setLevel(logging.WARNING)
     result = pretrain(
         args.data,
         SPACES[args.space](),
@@ -137,6 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         precision=args.precision,
         accumulate=args.accumulate,
         with_cp=args.with_cp,
+        views_on=args.views_on,
         knn=Labelled(args.knn_train, args.knn_val, args.knn_every) if args.knn_train else None,
         checkpoint_every=args.checkpoint_every,
         resume=args.resume,

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 
 from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules.heads import BYOLPredictionHead, BYOLProjectionHead
-from lightly.transforms.byol_transform import BYOLTransform, BYOLView1Transform, BYOLView2Transform
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_plugin.input_format import InputFormat
+from data_plugin.pretrain.augmentation import View, jitter
 from data_plugin.pretrain.method import Method, Settings, pooled, precise, spread_and_matches, with_sliced_entry
 from data_plugin.pretrain.recipe import require_positive
-from data_plugin.pretrain.views import Transform, normalisation
 
 
 @dataclass(frozen=True)
@@ -64,18 +62,14 @@ class BYOL(Method):
         self.predictor = BYOLPredictionHead(settings.dim, settings.hidden, settings.dim)
         self.similarity = NegativeCosineSimilarity()
 
-    def transform(self, image_size: int, input_format: InputFormat) -> Transform:
-        """Two views from the paper's two distributions; see :meth:`Method.transform`."""
+    @property
+    def views(self) -> Sequence[View]:
+        """The paper's two distributions; see :attr:`Method.views`."""
         settings = self.settings
-        common = {
-            "input_size": image_size,
-            "cj_strength": settings.jitter,
-            "min_scale": settings.crop,
-            "normalize": normalisation(input_format),
-        }
-        return BYOLTransform(
-            BYOLView1Transform(gaussian_blur=settings.blur, **common),
-            BYOLView2Transform(gaussian_blur=settings.blur_2, solarization_prob=settings.solarize, **common),
+        changes = jitter(settings.jitter, 0.4, 0.4, 0.2, 0.1)
+        return (
+            View(settings.crop, changes, blur=settings.blur),
+            View(settings.crop, changes, blur=settings.blur_2, solarize=settings.solarize),
         )
 
     def targets(self, key_maps: Sequence[Tensor]) -> list[Tensor]:

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data_plugin.errors import UserError
-from data_plugin.input_format import InputFormat
+from data_plugin.pretrain.augmentation import View
 from data_plugin.pretrain.method import Method, pooled, precise, spread_and_matches, with_sliced_entry
 from data_plugin.pretrain.moco import MoCoV2Settings, contrast_with_queue
-from data_plugin.pretrain.views import Transform
 
 
 @dataclass(frozen=True)
@@ -75,9 +74,10 @@ class DenseCL(Method):
         self.contrast = contrast_with_queue(settings)
         self.dense_contrast = contrast_with_queue(settings)
 
-    def transform(self, image_size: int, input_format: InputFormat) -> Transform:
-        """MoCo v2's views; see :meth:`Method.transform`."""
-        return self.settings.transform(image_size, input_format)
+    @property
+    def views(self) -> Sequence[View]:
+        """MoCo v2's; see :attr:`Method.views`."""
+        return self.settings.views
 
     def targets(self, key_maps: Sequence[Tensor]) -> Dense:
         """Keys of images and cells."""

@@ -24,6 +24,7 @@ from data_plugin.checkpoint import Supernet, SupernetInfo, save_supernet
 from data_plugin.errors import UserError
 from data_plugin.files import read_tensors
 from data_plugin.input_format import InputFormat
+from data_plugin.pretrain.augmentation import Colours, crops, whole_views
 from data_plugin.pretrain.callbacks import RUN, Bar, RunSettings, Speed, Unreadable, WholeFiles
 from data_plugin.pretrain.images import open_images
 from data_plugin.pretrain.recipe import Recipe
@@ -93,6 +94,7 @@ def pretrain(
     precision: str = "fp32",
     accumulate: int = 1,
     with_cp: bool = False,
+    views_on: str = "workers",
     knn: Labelled | None = None,
     checkpoint_every: int = 500,
     resume: bool = False,
@@ -118,6 +120,8 @@ def pretrain(
         accumulate: parts that every batch is computed in, one after the other, each with batch-norm statistics of its
             own.
         with_cp: recompute blocks in the backward pass instead of keeping their activations.
+        views_on: "workers" makes whole views there; "device" makes crops there and their colours where the networks
+            are, which spares CPUs that cannot keep up with a GPU. Colours then depend on the number of processes.
         knn: labelled images to measure networks on meanwhile.
         checkpoint_every: steps between two checkpoints.
         resume: go on from the checkpoint in ``out``.
@@ -131,6 +135,8 @@ def pretrain(
             CUDA device, or the loss is not finite.
     """
     accelerator = _accelerator(device, precision)
+    if views_on not in ("workers", "device"):
+        raise UserError(f"views cannot be made on {views_on!r}; expected 'workers' or 'device'")
     images = open_images(data)
     batch = recipe.batch_size
     if len(images) < batch:
@@ -147,6 +153,7 @@ def pretrain(
         "data": images.fingerprint(),
         "accumulate": accumulate,
         "precision": precision,
+        "views_on": views_on,
     }
     checkpoint = out / CHECKPOINT
     start = _resumed_step(checkpoint, run) if resume else 0
@@ -195,11 +202,17 @@ def pretrain(
 
     torch.manual_seed(seed)
     training = SupernetTraining(space, recipe, steps, seed, with_cp)
+    distributions = training.method.views
+    if views_on == "device":
+        training.colours = Colours(distributions, input_format)
+        transform = crops(distributions, recipe.image_size)
+    else:
+        transform = whole_views(distributions, recipe.image_size, input_format)
     if ranks > 1:
         synchronise(training)
     micro_batch = batch // accumulate
     loader = DataLoader(
-        Views(images, training.method.transform(recipe.image_size, input_format), seed),
+        Views(images, transform, seed),
         batch_size=micro_batch // ranks,
         sampler=EpochStream(
             images, steps * batch, micro_batch, start * batch, seed, rank=trainer.global_rank, ranks=ranks
@@ -233,6 +246,7 @@ def pretrain(
             "data": run["data"],
             "accumulate": accumulate,
             "precision": precision,
+            "views_on": views_on,
             "processes": ranks,
             "versions": {
                 "data_plugin": data_plugin.__version__,

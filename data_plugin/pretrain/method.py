@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from data_plugin.backbones.sliced import SlicedLinear
 from data_plugin.errors import UserError
-from data_plugin.input_format import InputFormat
-from data_plugin.pretrain.views import Transform
+from data_plugin.pretrain.augmentation import View
 
 
 @dataclass(frozen=True)
@@ -66,9 +65,10 @@ class Method(nn.Module, ABC):
         self.query_head = query_head
         self.key_head = copy.deepcopy(query_head).requires_grad_(False)
 
+    @property
     @abstractmethod
-    def transform(self, image_size: int, input_format: InputFormat) -> Transform:
-        """What makes the views, (3, ``image_size``, ``image_size``) each."""
+    def views(self) -> Sequence[View]:
+        """The distributions of an image's views, which the numbers in the two attributes mean."""
 
     @abstractmethod
     def targets(self, key_maps: Sequence[Tensor]) -> Any:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import BYOLProjectionHead, MoCoProjectionHead
-from lightly.transforms.moco_transform import MoCoV2Transform
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_plugin.input_format import InputFormat
+from data_plugin.pretrain.augmentation import View, jitter
 from data_plugin.pretrain.key_queue import KeyQueue
 from data_plugin.pretrain.method import (
     Method,
@@ -23,7 +22,6 @@ from data_plugin.pretrain.method import (
     with_sliced_entry,
 )
 from data_plugin.pretrain.recipe import require_positive
-from data_plugin.pretrain.views import Transform, normalisation
 
 
 @dataclass(frozen=True)
@@ -57,15 +55,11 @@ class MoCoV2Settings(Settings):
         """See :meth:`Settings.require_batch_size`."""
         require_whole_batches(self.queue, batch_size)
 
-    def transform(self, image_size: int, input_format: InputFormat) -> Transform:
-        """Two views from the same distribution; see :meth:`Method.transform`."""
-        return MoCoV2Transform(
-            input_size=image_size,
-            cj_strength=self.jitter,
-            min_scale=self.crop,
-            gaussian_blur=self.blur,
-            normalize=normalisation(input_format),
-        )
+    @property
+    def views(self) -> tuple[View, View]:
+        """Two views from the same distribution."""
+        view = View(self.crop, jitter(self.jitter, 0.4, 0.4, 0.4, 0.1), blur=self.blur)
+        return view, view
 
 
 def contrast_with_queue(settings: MoCoV2Settings) -> NTXentLoss:
@@ -96,9 +90,10 @@ class MoCoV2(Method):
         self.settings = settings
         self.contrast = contrast_with_queue(settings)
 
-    def transform(self, image_size: int, input_format: InputFormat) -> Transform:
-        """Two views from the same distribution; see :meth:`Method.transform`."""
-        return self.settings.transform(image_size, input_format)
+    @property
+    def views(self) -> Sequence[View]:
+        """Two from the same distribution; see :attr:`Method.views`."""
+        return self.settings.views
 
     def targets(self, key_maps: Sequence[Tensor]) -> Tensor:
         """The keys (N, dim), of length 1."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
@@ -82,7 +82,8 @@ class Recipe:
 
     def build_method(self, features: int) -> Method:
         """The method with fresh heads, for a largest C5 of ``features`` channels."""
-        return method_class(self.method)(features, self.settings)
+        build: Callable[[int, Settings], Method] = method_class(self.method)
+        return build(features, self.settings)
 
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON values."""

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lightly.models.modules.heads import BYOLProjectionHead, MoCoProjectionHead
-from lightly.transforms.multi_view_transform import MultiViewTransform
-from lightly.transforms.simclr_transform import SimCLRViewTransform
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_plugin.input_format import InputFormat
+from data_plugin.pretrain.augmentation import View, jitter
 from data_plugin.pretrain.key_queue import KeyQueue
 from data_plugin.pretrain.method import (
     Method,
@@ -24,7 +22,6 @@ from data_plugin.pretrain.method import (
     with_sliced_entry,
 )
 from data_plugin.pretrain.recipe import require_positive
-from data_plugin.pretrain.views import Transform, normalisation
 
 
 @dataclass(frozen=True)
@@ -96,20 +93,13 @@ class ReSSL(Method):
         self.settings = settings
         self.queue = KeyQueue(settings.queue, settings.dim)
 
-    def transform(self, image_size: int, input_format: InputFormat) -> Transform:
-        """A strong and a weak view; see :meth:`Method.transform`."""
+    @property
+    def views(self) -> Sequence[View]:
+        """A strong and a weak one; see :attr:`Method.views`."""
         settings = self.settings
-        common = {
-            "input_size": image_size,
-            "min_scale": settings.crop,
-            "normalize": normalisation(input_format),
-        }
-        jitter = {"cj_bright": 0.4, "cj_contrast": 0.4, "cj_sat": 0.4, "cj_hue": 0.1, "cj_strength": settings.jitter}
-        return MultiViewTransform(
-            [
-                SimCLRViewTransform(gaussian_blur=settings.blur, **jitter, **common),
-                SimCLRViewTransform(cj_prob=0.0, random_gray_scale=0.0, gaussian_blur=0.0, **common),
-            ]
+        return (
+            View(settings.crop, jitter(settings.jitter, 0.4, 0.4, 0.4, 0.1), blur=settings.blur),
+            View(settings.crop, jitter_probability=0.0, grey=0.0, blur=0.0),
         )
 
     def targets(self, key_maps: Sequence[Tensor]) -> Relations:

@@ -18,6 +18,7 @@ from torch.optim import SGD
 from data_plugin.arch import Arch
 from data_plugin.backbones.dynamic_resnet import DynamicResNet
 from data_plugin.errors import UserError
+from data_plugin.pretrain.augmentation import Colours
 from data_plugin.pretrain.recipe import Recipe
 from data_plugin.pretrain.views import Batch
 from data_plugin.space import SearchSpace
@@ -36,7 +37,12 @@ class SupernetTraining(LightningModule):
         steps: number of steps of the whole training, for the learning rate's schedule.
         seed: seed of the random networks.
         with_cp: recompute blocks in the backward pass instead of keeping their activations.
+
+    Attributes:
+        colours: what makes views of the batches' crops; without it the batches hold whole views.
     """
+
+    colours: Colours | None
 
     def __init__(self, space: SearchSpace, recipe: Recipe, steps: int, seed: int, with_cp: bool = False) -> None:
         super().__init__()
@@ -44,6 +50,7 @@ class SupernetTraining(LightningModule):
         self.recipe = recipe
         self.steps = steps
         self.seed = seed
+        self.colours = None
         self.method = recipe.build_method(space.largest.out_channels[-1])
         self.query = DynamicResNet(space, with_cp=with_cp)
         self.key = DynamicResNet(space).requires_grad_(False)
@@ -61,9 +68,11 @@ class SupernetTraining(LightningModule):
 
         They share one backward pass, and with it one reduction of the gradients over all processes.
         """
-        del batch_idx
+        views = batch.views
+        if self.colours is not None:
+            views = self.colours(views, seed=(self.seed, batch_idx, self.global_rank))
         # Twice as fast on CPUs and in half precision on GPUs.
-        views = [view.contiguous(memory_format=torch.channels_last) for view in batch.views]
+        views = [view.contiguous(memory_format=torch.channels_last) for view in views]
         archs = self.networks(self.global_step)
         with torch.no_grad():
             targets = [self._targets(views, arch) for arch in (archs if self._teacher_follows else archs[:1])]
@@ -124,7 +133,7 @@ class SupernetTraining(LightningModule):
         return self.method.predictions([self.query(views[view], arch)[-1] for view in self.method.query_views])
 
     def _log(self, loss: Tensor, health: Any) -> None:
-        every = {"sync_dist": True, "batch_size": 1}
+        every: dict[str, Any] = {"sync_dist": True, "batch_size": 1}
         self.log("loss", loss.mean(), prog_bar=True, **every)
         self.log("loss/largest", loss[0], **every)
         self.log("loss/others", loss[1:].mean(), **every)

@@ -13,16 +13,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from data_plugin.input_format import InputFormat
 from data_plugin.pretrain.images import Images
 
 Transform = Callable[[Image.Image], Sequence[Tensor]]
-"""Makes the views of an image, each (3, H, W), drawing from the global generators of torch and numpy."""
-
-
-def normalisation(input_format: InputFormat) -> dict[str, list[float]]:
-    """Mean and standard deviation as lightly's transforms take them: for pixels from 0 to 1."""
-    return {name: [value / 255 for value in getattr(input_format, name)] for name in ("mean", "std")}
+"""Makes the views of an image, or what views are made of, each (3, H, W), with the global random generators."""
 
 
 class Draw(NamedTuple):

@@ -1,0 +1,184 @@
+"""Supernet pre-training against the naive loop, for each method: images per second, peak memory, waiting for data.
+
+The naive loop has a backward pass, and with it a gradient reduction, for each of the three query networks, in single
+precision and torch's default memory format. Both read the same images with the same worker processes and make the same
+views. Every row is a process of its own, so that its peak memory is its own; each goes through the same steps, and the
+first of them are not timed.
+
+    python benchmarks/pretrain.py --space micro --image-size 64 --batch-size 64
+    python benchmarks/pretrain.py --space data --image-size 224 --batch-size 128 --device cuda --precision bf16
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from data_plugin import cost
+from data_plugin.drawn_voc import draw_voc
+from data_plugin.input_format import InputFormat
+from data_plugin.pretrain.augmentation import whole_views
+from data_plugin.pretrain.images import open_images
+from data_plugin.pretrain.recipe import METHODS, read_recipe
+from data_plugin.pretrain.training import SupernetTraining
+from data_plugin.pretrain.views import Batch, EpochStream, Views, collate
+from data_plugin.space import SPACES
+
+WARM_UP = 2
+"""Steps that are not timed."""
+
+
+def ours(training: SupernetTraining, batch: Batch) -> None:
+    training.training_step(batch, 0).backward()
+
+
+def naive(training: SupernetTraining, batch: Batch) -> None:
+    method = training.method
+    with torch.no_grad():
+        targets = method.targets(
+            [training.key(batch.views[view], training.space.largest)[-1] for view in method.key_views]
+        )
+    for arch in training.networks(training.global_step):
+        maps = [training.query(batch.views[view], arch)[-1] for view in method.query_views]
+        method.loss(method.predictions(maps), targets).backward()
+    method.remember(targets)
+
+
+LOOPS: dict[str, Callable[[SupernetTraining, Batch], None]] = {"ours": ours, "naive": naive}
+
+
+def measure(args: argparse.Namespace, loop: str, method: str) -> dict[str, float]:
+    """Train some steps and time them."""
+    torch.manual_seed(0)
+    device = torch.device(args.device)
+    recipe = read_recipe(
+        f"data_{method}_in1k" if args.space == "data" else {"mocov2": "micro"}.get(method, f"micro_{method}"),
+        [f"batch_size={args.batch_size}", f"image_size={args.image_size}"],
+    )
+    space = SPACES[args.space]()
+    steps = WARM_UP + args.steps
+    training: Any = SupernetTraining(space, recipe, steps, seed=0).to(device).train()
+    training.log = training.log_dict = lambda *_, **__: None
+    optimizer = training.configure_optimizers()["optimizer"]
+    images = open_images(args.data)
+    views = Views(images, whole_views(training.method.views, args.image_size, InputFormat.imagenet()), 0)
+    loader = DataLoader(
+        views,
+        args.batch_size,
+        sampler=EpochStream(images, steps * args.batch_size, args.batch_size),
+        num_workers=args.workers,
+        collate_fn=collate,
+        pin_memory=device.type == "cuda",
+    )
+    networks = [training.networks(step) for step in range(steps)]
+    half = loop == "ours" and args.precision == "bf16"
+    waiting = start = 0.0
+    batches = iter(loader)
+    for step in range(steps):
+        if step == WARM_UP:
+            _synchronise(device)
+            start, waiting = time.perf_counter(), 0.0
+        asked = time.perf_counter()
+        batch = next(batches)
+        waiting += time.perf_counter() - asked
+        batch = Batch([view.to(device, non_blocking=True) for view in batch.views], batch.unreadable)
+        training.networks = lambda _, step=step: networks[step]
+        with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
+            LOOPS[loop](training, batch)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    _synchronise(device)
+    elapsed = time.perf_counter() - start
+    # The key branch runs forward, each query network forward and, at twice the cost, backward, for each of its views.
+    flops = {arch: cost.flops(arch, args.image_size) for timed in networks[WARM_UP:] for arch in timed}
+    query = sum(flops[arch] for timed in networks[WARM_UP:] for arch in timed) / args.steps
+    macs = flops[space.largest] * len(training.method.key_views) + 3 * query * len(training.method.query_views)
+    rate = args.batch_size * args.steps / elapsed
+    return {
+        "images/s": rate,
+        "waiting": waiting / elapsed,
+        "memory": (
+            torch.cuda.max_memory_allocated(device)
+            if device.type == "cuda"
+            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        )
+        / 1e9,
+        "operations/s": 2 * macs * rate,
+    }
+
+
+def matrix_peak(device: torch.device) -> float:
+    """Operations per second of a large bf16 matrix product."""
+    matrix = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
+    for _ in range(3):
+        matrix @ matrix
+    _synchronise(device)
+    start = time.perf_counter()
+    for _ in range(10):
+        matrix @ matrix
+    _synchronise(device)
+    return 10 * 2 * 8192**3 / (time.perf_counter() - start)
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="images (default: drawn ones)")
+    parser.add_argument("--space", choices=SPACES, default="micro")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=8, help="timed steps")
+    parser.add_argument("--workers", type=int, default=1, help="processes that make views")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="ours; the naive loop has fp32")
+    parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
+    return parser
+
+
+def main() -> None:
+    args = parser().parse_args()
+    if args.row:
+        print(json.dumps(measure(args, *args.row)))
+        return
+    with TemporaryDirectory() as folder:
+        arguments = sys.argv[1:]
+        if args.data is None:
+            draw_voc(Path(folder), train=1, test=1, size=(2 * args.image_size,) * 2, unlabelled=4 * args.batch_size)
+            arguments += ["--data", str(Path(folder, "VOC2007", "JPEGImages"))]
+        peak = matrix_peak(torch.device("cuda")) if args.device == "cuda" else None
+        print(
+            "| method | loop | images/s | ratio | peak memory (GB) | waiting for data |"
+            + " of bf16 peak |" * bool(peak)
+        )
+        print("| --- | --- | --- | --- | --- | --- |" + " --- |" * bool(peak))
+        for method in args.methods:
+            rows = {}
+            for loop in ("naive", "ours"):
+                command = [sys.executable, __file__, *arguments, "--row", loop, method]
+                rows[loop] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+            for loop, row in rows.items():
+                ratio = row["images/s"] / rows["naive"]["images/s"]
+                line = f"| {method} | {loop} | {row['images/s']:.1f} | {ratio:.2f} | {row['memory']:.2f} | "
+                line += f"{row['waiting']:.0%} |" + (f" {row['operations/s'] / peak:.0%} |" if peak else "")
+                print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
