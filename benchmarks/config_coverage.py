@@ -49,6 +49,9 @@ OTHER, NO_MODEL, UNREADABLE = "other backbone", "no model", "unreadable"
 REGIONS = 32
 """Regions an image that RoI heads work on; hundreds, as in the configs, would take ten times as long."""
 
+PLAIN = ("ResNet", "ResNetV1c")
+"""OpenMMLab's names of plain ResNets; the second has a stem of three 3x3 convolutions."""
+
 Steps = Callable[[], None]
 
 
@@ -71,28 +74,35 @@ class NotTried(Exception):
     """A config that is none of ours to try; its arguments are one of the outcomes above and the reason."""
 
 
-class MMDetection:
-    """The configs that the ``mmdet`` package ships."""
+class OpenMMLab:
+    """The configs that a package of OpenMMLab ships.
+
+    Args:
+        package: the package, which is its registry scope and its adapter's name too.
+    """
+
+    def __init__(self, package: str) -> None:
+        self.package = package
 
     def names(self) -> list[str]:
         return [str(path.relative_to(self._folder())) for path in _python_configs(self._folder())]
 
     def attempt(self, name: str, arch: Arch) -> Attempt:
-        from mmdet.registry import MODELS
         from mmengine.config import Config
 
-        importlib.import_module("data_plugin.backbones.mmdet")
+        importlib.import_module(f"data_plugin.backbones.{self.package}")
         from data_plugin.backbones.openmmlab.swap import detector, replace_resnet, set_arch
 
+        registry = importlib.import_module(f"{self.package}.registry").MODELS
         try:
             config = Config.fromfile(self._folder() / name)
         except Exception as error:
             raise NotTried(UNREADABLE, _first_line(error)) from error
         if not config.get("model") or "type" not in config.model:
             raise NotTried(NO_MODEL, "a part that other configs take in")
-        _only_plain_resnets(config.model, lambda: replace_resnet(config, MODELS))
+        _only_plain_resnets(config.model, lambda: replace_resnet(config, registry))
         stock = copy.deepcopy(config.model)
-        replace_resnet(config, MODELS)
+        replace_resnet(config, registry)
         set_arch(detector(config), arch)
         make_small(stock)
         make_small(config.model)
@@ -105,40 +115,43 @@ class MMDetection:
         os.chdir(self._folder().parent)  # distillation configs name their teacher's from there
         for counter in ("epoch", "iter"):
             MessageHub.get_current_instance().update_info(counter, 0)  # as the training loop does
-        with DefaultScope.overwrite_default_scope("mmdet"):
+        with DefaultScope.overwrite_default_scope(self.package):
             try:
                 self._train_and_infer(settings, 128)
             except Exception as error:
                 if isinstance(error, UserError) or GPU_ONLY in str(error):
                     raise
-                self._train_and_infer(settings, 512)  # some detectors need more positions in their feature maps
+                self._train_and_infer(settings, 512)  # some models need more positions in their feature maps
 
     def _train_and_infer(self, settings: Any, side: int) -> None:
         import torch
-        from mmdet.registry import MODELS
         from mmengine.model import revert_sync_batchnorm
 
+        registry = importlib.import_module(f"{self.package}.registry").MODELS
         settings = copy.deepcopy(settings)
         few_regions(settings)
-        model = revert_sync_batchnorm(MODELS.build(settings))
+        model = revert_sync_batchnorm(registry.build(settings))
         model.init_weights()
-        proposals = not getattr(model, "with_rpn", False)  # they would take the place of the model's own
-        training, testing = _batches(type(model.data_preprocessor).__name__, side, proposals)
+        training, testing = self._batches(model, side)
         model.train()  # some detectors' own does not return them
         losses = model(**model.data_preprocessor(training, True), mode="loss")
         total, _ = model.parse_losses(losses)
         total.backward()
-        moved = [p.grad for p in model.parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+        moved = [name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
         assert torch.isfinite(total), f"the loss is {total.item()}"
-        assert moved, "no parameter has a gradient"
+        assert any("backbone" in name for name in moved), "the backbone has no gradient"
         model.eval()
         with torch.no_grad():
             assert len(model(**model.data_preprocessor(testing, False), mode="predict")) == 1
 
-    def _folder(self) -> Path:
-        import mmdet
+    def _batches(self, model: Any, side: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        if self.package == "mmseg":
+            return _segmentation_batches(side)
+        proposals = not getattr(model, "with_rpn", False)  # they would take the place of the model's own
+        return _detection_batches(type(model.data_preprocessor).__name__, side, proposals)
 
-        return Path(mmdet.__file__).parent / ".mim" / "configs"
+    def _folder(self) -> Path:
+        return Path(str(importlib.import_module(self.package).__file__)).parent / ".mim" / "configs"
 
 
 class Detectron2:
@@ -244,7 +257,22 @@ class Detectron2:
         return Path(detectron2.__file__).parent / "model_zoo" / "configs"
 
 
-def _batches(preprocessor: str, side: int, with_proposals: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+def _segmentation_batches(side: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two random images with labels of classes 0 and 1 for training, and one to infer on."""
+    import torch
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    images, samples = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8), []
+    for _ in images:
+        sample = SegDataSample(metainfo={"img_shape": (side, side), "ori_shape": (side, side)})
+        sample.gt_sem_seg = PixelData(data=torch.randint(0, 2, (1, side, side)))
+        samples.append(sample)
+    batch = {"inputs": list(images), "data_samples": samples}
+    return batch, copy.deepcopy({name: values[:1] for name, values in batch.items()})
+
+
+def _detection_batches(preprocessor: str, side: int, with_proposals: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """Two random images, or a video of two frames, with labels of class 0 for training, and one to infer on."""
     import torch
     from mmdet.testing import demo_mm_inputs, demo_mm_proposals, demo_track_inputs
@@ -267,16 +295,24 @@ def _batches(preprocessor: str, side: int, with_proposals: bool) -> tuple[dict[s
     return {name: {branch: copy.deepcopy(values) for branch in branches} for name, values in batch.items()}, one
 
 
-FRAMEWORKS: Mapping[str, Callable[[], Any]] = {"detectron2": Detectron2, "mmdet": MMDetection}
+FRAMEWORKS: Mapping[str, Callable[[], Any]] = {
+    "detectron2": Detectron2,
+    "mmdet": lambda: OpenMMLab("mmdet"),
+    "mmseg": lambda: OpenMMLab("mmseg"),
+}
 """Per framework, what lists its model zoo's configs and attempts one."""
 
 
 def make_small(node: Any) -> None:
-    """Take weights to load, augmentations that enlarge a batch and norms that need GPUs out of a model's settings."""
+    """Take weights to load, what enlarges a batch and norms that need GPUs out of a model's settings."""
     if isinstance(node, dict):
         if node.get("type") == "MMSyncBN":
             node["type"] = "BN"
         node.pop("batch_augments", None)
+        if node.get("type") == "SegDataPreProcessor":
+            node.update(size=None, size_divisor=1)  # it would pad to the crop size
+        if isinstance(node.get("pretrained"), str):
+            node["pretrained"] = None
         if (node.get("init_cfg") or {}) and "Pretrained" in str(node["init_cfg"]):
             node["init_cfg"] = None
         if node.get("teacher_ckpt"):
@@ -304,10 +340,10 @@ def few_regions(node: Any) -> None:
 
 
 def _only_plain_resnets(model: Mapping[str, Any], swap: Steps) -> None:
-    """Set aside a model with another network than type ``ResNet``, making sure that the swap refuses it."""
+    """Set aside a model with another network than one of ``PLAIN``, making sure that the swap refuses it."""
     backbone = model.get("backbone") or (model.get("detector") or {}).get("backbone") or {}
     kind = str(backbone.get("type"))
-    if kind == "ResNet":
+    if kind in PLAIN:
         return
     try:
         swap()

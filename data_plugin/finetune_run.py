@@ -9,6 +9,7 @@ from pathlib import Path
 from data_plugin.errors import UserError
 from data_plugin.files import write_whole
 from data_plugin.framework import load_adapter
+from data_plugin.ranks import rank
 
 LAST_CHECKPOINT = "last_checkpoint"
 """The file in which detectron2 and mmengine alike name the checkpoint that a run would resume from."""
@@ -59,6 +60,7 @@ def run_finetune(
     _, adapter = load_adapter(framework, config, frameworks)
     loaded = adapter.load_config(config, options, data_root)
     metrics = adapter.finetune(loaded, out, resume=resume, eval_only=eval_only, weights=weights)
-    text = json.dumps(dict(metrics), indent=1) + "\n"
-    write_whole(out / "metrics.json", lambda path: path.write_text(text))
+    if rank() == 0:
+        text = json.dumps(dict(metrics), indent=1) + "\n"
+        write_whole(out / "metrics.json", lambda path: path.write_text(text))
     return metrics

@@ -57,7 +57,8 @@ def detector_inputs() -> list[dict]:
         corners = ([10, 12, 70, 12, 40, 80], [40, 30, 120, 30, 80, 90])
         target.gt_masks = PolygonMasks([[np.array(polygon, dtype=float)] for polygon in corners])
         image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
-        inputs.append({"image": image, "height": height, "width": width, "instances": target})
+        stuff = torch.randint(0, 5, (height, width), generator=generator)
+        inputs.append({"image": image, "height": height, "width": width, "instances": target, "sem_seg": stuff})
     return inputs
 
 
@@ -186,16 +187,20 @@ def test_features_equal_detectron2s_resnet50():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name",
+    ("name", "autocast"),
     [
-        "PascalVOC-Detection/faster_rcnn_R_50_C4.yaml",
-        "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml",
-        "COCO-Detection/retinanet_R_50_FPN_1x.yaml",
-        "COCO-Detection/faster_rcnn_R_50_DC5_1x.yaml",
-        "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml",
+        ("PascalVOC-Detection/faster_rcnn_R_50_C4.yaml", False),
+        ("PascalVOC-Detection/faster_rcnn_R_50_C4.yaml", True),
+        ("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml", False),
+        ("COCO-Detection/retinanet_R_50_FPN_1x.yaml", False),
+        ("COCO-Detection/faster_rcnn_R_50_DC5_1x.yaml", False),
+        ("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml", False),
+        ("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml", True),
+        ("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml", False),
+        ("Misc/semantic_R_50_FPN_1x.yaml", False),
     ],
 )
-def test_losses_equal_those_of_detectron2s_resnet50(name):
+def test_losses_and_gradients_equal_those_of_detectron2s_resnet50(name, autocast):
     config = zoo_config(
         name, f"MODEL.DATA_RESNET.ARCH={Arch.resnet50()}", "MODEL.RESNETS.STRIDE_IN_1X1=False", "MODEL.WEIGHTS="
     )
@@ -217,8 +222,15 @@ def test_losses_equal_those_of_detectron2s_resnet50(name):
     losses = []
     for model in (stock, ours):
         torch.manual_seed(0)
-        with EventStorage():
-            losses.append({key: value.item() for key, value in model.train()(detector_inputs()).items()})
+        with EventStorage(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            found = model.train()(detector_inputs())
+        sum(found.values()).backward()
+        losses.append({key: value.item() for key, value in found.items()})
+    gradients = {ours_name(key): value.grad for key, value in stock.named_parameters()}
+    for key, value in ours.named_parameters():
+        assert (value.grad is None) == (gradients[key] is None), key
+        if value.grad is not None:
+            torch.testing.assert_close(value.grad, gradients[key], atol=1e-4, rtol=1e-3, msg=key)
     assert losses[0].keys() == losses[1].keys()
     assert sum(losses[0].values()) > 0
     for key, value in losses[0].items():

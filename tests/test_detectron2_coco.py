@@ -8,19 +8,30 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
-from detectron2.config import CfgNode
+from detectron2 import model_zoo
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode, get_cfg, instantiate
+from detectron2.config import LazyCall as L
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json, load_sem_seg
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from detectron2.data.datasets.coco_panoptic import merge_to_panoptic
+from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.engine import DefaultTrainer, SimpleTrainer, hooks
+from detectron2.evaluation import COCOEvaluator, SemSegEvaluator, inference_on_dataset
 
 from data_plugin import Arch, UserError
 from data_plugin.artefact import PTH_FILE, save_backbone
 from data_plugin.backbones import DATAResNet
 from data_plugin.backbones import detectron2 as adapter
+from data_plugin.backbones.detectron2 import lazy_with_data_resnet
 from data_plugin.voc import CLASSES
 
 pytestmark = pytest.mark.filterwarnings("ignore:DATAResNet takes the place")
@@ -164,8 +175,8 @@ def test_wrong_data_roots_are_refused(own_coco, tmp_path, drawn_voc):
         load(tmp_path / "absent")
     with pytest.raises(UserError, match="COCO layout"):
         load(drawn_voc)
-    with pytest.raises(UserError, match=r"'cityscapes_fine_instance_seg_train'; .*DETECTRON2_DATASETS"):
-        load(own_coco, name="mask_rcnn_fpn_cityscapes")
+    with pytest.raises(UserError, match=r"'coco_2017_train_panoptic_stuffonly'; .*DETECTRON2_DATASETS"):
+        load(own_coco, name="Misc/semantic_R_50_FPN_1x.yaml")
     (own_coco / "annotations" / "instances_val2017.json").unlink()
     before = MetadataCatalog.get("coco_2017_train").json_file
     with pytest.raises(UserError, match=r"instances_val2017.json is missing, .* coco_2017_val"):
@@ -180,10 +191,9 @@ def test_cityscapes_without_its_data_or_package_is_refused(tmp_path, monkeypatch
     for name in ("cityscapes_fine_instance_seg_train", "cityscapes_fine_instance_seg_val"):
         MetadataCatalog.pop(name)
         MetadataCatalog.get(name).set(image_dir=str(tmp_path), gt_dir=str(tmp_path), evaluator_type="cityscapes")
-        monkeypatch.setitem(sys.modules, "cityscapesscripts", None)
-        DatasetCatalog.pop(name)
-        DatasetCatalog.register(name, lambda: __import__("cityscapesscripts.helpers.labels"))
-    with pytest.raises(UserError, match=r"needs a package that is not installed: .*cityscapesscripts"):
+    for name in [name for name in sys.modules if "cityscapesscripts" in name]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=r"needs a package that is not installed .*cityscapesscripts"):
         adapter.image_batches(cfg, None, 1, 0)
 
 
@@ -326,6 +336,81 @@ def full_size(config: CfgNode, record: dict) -> CfgNode:
     cfg = config.clone()
     cfg.INPUT.MIN_SIZE_TRAIN = (min(record["height"], record["width"]),)
     return cfg
+
+
+@pytest.mark.parametrize(
+    ("name", "losses"),
+    [
+        ("Misc/semantic_R_50_FPN_1x.yaml", {"total_loss"}),  # its only one has no name of its own there
+        (
+            "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml",
+            {"loss_sem_seg", "loss_mask", "loss_cls", "loss_rpn_loc"},
+        ),
+    ],
+)
+def test_written_configs_of_stuff_train_with_detectron2s_own_trainer(name, losses, drawn_stuff, backbone, tmp_path):
+    own = ["DATASETS.TRAIN=('drawn_stuff',)", "DATASETS.TEST=('drawn_stuff',)", "MODEL.SEM_SEG_HEAD.NUM_CLASSES=2"]
+    adapter.write_config(load(None, *own, name=name), SMALL, backbone, tmp_path / "winner.yaml")
+    cfg = get_cfg()
+    cfg.merge_from_file(str(tmp_path / "winner.yaml"))
+    cfg.OUTPUT_DIR = str(tmp_path / "out")
+    Path(cfg.OUTPUT_DIR).mkdir()
+    trainer = DefaultTrainer(cfg)
+    trainer.resume_or_load()
+    start = torch.load(backbone, weights_only=True)["layer4.0.conv2.weight"]
+    learnt = trainer.model.backbone.bottom_up.layer4[0].conv2.weight
+    assert torch.equal(learnt, start)
+    trainer.train()
+    assert losses <= set(trainer.storage.latest())
+    assert 0 < (learnt - start).abs().max() < 0.1
+    found = DefaultTrainer.test(cfg, trainer.model, SemSegEvaluator("drawn_stuff", output_dir=cfg.OUTPUT_DIR))
+    assert 0 <= found["sem_seg"]["mIoU"] <= 100
+
+
+def test_lazy_config_trains_as_with_detectron2s_own_tool(drawn_coco, backbone, tmp_path):
+    load(drawn_coco)  # puts the drawn images in the place of COCO's
+    cfg = lazy_with_data_resnet(model_zoo.get_config("new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ.py"), SMALL, backbone)
+    cfg.model.roi_heads.batch_size_per_image = 16
+    cfg.model.proposal_generator.post_nms_topk = (50, 10)
+    cfg.dataloader.train.mapper.augmentations = [L(ResizeShortestEdge)(short_edge_length=64)]
+    cfg.dataloader.test.mapper.augmentations = [L(ResizeShortestEdge)(short_edge_length=64)]
+    cfg.dataloader.train.update(total_batch_size=2, num_workers=0)
+    cfg.dataloader.test.num_workers = 0
+    model = instantiate(cfg.model)
+    cfg.optimizer.params.model = model
+    trainer = SimpleTrainer(model, instantiate(cfg.dataloader.train), instantiate(cfg.optimizer))
+    trainer.register_hooks([hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier))])
+    DetectionCheckpointer(model, str(tmp_path), trainer=trainer).resume_or_load(cfg.train.init_checkpoint, resume=False)
+    learnt = model.backbone.bottom_up.layer4[0].conv2.weight
+    start = torch.load(backbone, weights_only=True)["layer4.0.conv2.weight"]
+    assert torch.equal(learnt, start)
+    trainer.train(0, 2)
+    assert 0 < (learnt - start).abs().max() < 0.1
+    found = inference_on_dataset(
+        model.eval(), instantiate(cfg.dataloader.test), COCOEvaluator("coco_2017_val", ("bbox", "segm"))
+    )
+    assert set(found) == {"bbox", "segm"}
+
+
+@pytest.fixture
+def drawn_stuff(drawn_coco, tmp_path) -> None:
+    """A data set ``drawn_stuff`` of objects with masks and of two kinds of stuff."""
+    images, labels = drawn_coco / "train2017", tmp_path / "stuff"
+    labels.mkdir()
+    for number, path in enumerate(sorted(images.glob("*.jpg"))):
+        width, height = Image.open(path).size
+        pixels = np.full((height, width), number % 2, dtype=np.uint8)
+        pixels[: height // 2] = 1 - number % 2
+        Image.fromarray(pixels).save(labels / f"{path.stem}.png")
+    objects = drawn_coco / "annotations" / "instances_train2017.json"
+    DatasetCatalog.register(
+        "drawn_stuff",
+        lambda: merge_to_panoptic(
+            load_coco_json(str(objects), str(images), "drawn_stuff"),
+            load_sem_seg(str(labels), str(images), gt_ext="png", image_ext="jpg"),
+        ),
+    )
+    MetadataCatalog.get("drawn_stuff").set(stuff_classes=["ground", "sky"], ignore_label=255, evaluator_type="sem_seg")
 
 
 STOCK_SCRIPT = """

@@ -1,5 +1,6 @@
 """detectron2's loader and trainer under the adapter, on a few drawn images."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -252,3 +253,64 @@ def other_file(folder: Path) -> Path:
 
 def test_evaluating_a_backbone_alone_is_refused(own_voc, backbone, tmp_path):
     refused("does not hold a detector", load(own_voc), tmp_path / "out", eval_only=True, weights=backbone)
+
+
+# Several processes
+
+
+RANK_SCRIPT = """
+import json, sys
+from pathlib import Path
+from torch import distributed
+from data_plugin.backbones import detectron2 as adapter
+from data_plugin.backbones.detectron2.finetune import Trainer
+
+seen, train = {}, Trainer.train
+def watched(self):
+    train(self)
+    wrapper = self._trainer.model
+    seen["kinds"] = [type(wrapper).__name__, type(wrapper.module.backbone.bn1).__name__]
+    seen["weights"] = [float(p.detach().double().sum()) for p in wrapper.parameters()]
+Trainer.train = watched
+out = Path(sys.argv[2])
+cfg = adapter.load_config(sys.argv[1], sys.argv[4:], Path(sys.argv[3]))
+seen["figures"] = adapter.finetune(cfg, out)
+(out / f"rank{distributed.get_rank()}.json").write_text(json.dumps(seen))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_on_the_cpu_hold_the_same_weights_and_figures(drawn_voc, backbone, tmp_path):
+    adapter.write_config(load(drawn_voc), SMALL, backbone, tmp_path / "winner.yaml")
+    (tmp_path / "train.py").write_text(RANK_SCRIPT)
+    ran = torchrun(2, tmp_path / "train.py", tmp_path / "winner.yaml", tmp_path / "out", drawn_voc)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    first, second = (json.loads((tmp_path / "out" / f"rank{rank}.json").read_text()) for rank in range(2))
+    assert first == second
+    assert first["kinds"] == ["DistributedDataParallel", "NaiveSyncBatchNorm"]
+    assert set(first["figures"]) == {"AP", "AP50", "AP75"}
+    assert "SyncBN needs GPUs" in ran.stderr
+    assert torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)["iteration"] == 1
+
+
+def torchrun(count: int, *command: str | Path) -> subprocess.CompletedProcess[str]:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    return subprocess.run(
+        [*launch, *map(str, command)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        timeout=500,
+    )
+
+
+def test_images_that_cannot_be_shared_out_evenly_are_refused(drawn_voc, backbone, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    cfg = load(drawn_voc, f"MODEL.WEIGHTS={backbone}", "SOLVER.IMS_PER_BATCH=3")
+    refused(r"IMS_PER_BATCH is 3, but 2 processes share it; give a multiple of 2", cfg, tmp_path / "out")
+
+
+def test_mixed_precision_without_a_gpu_is_refused(drawn_voc, backbone, tmp_path):
+    cfg = load(drawn_voc, f"MODEL.WEIGHTS={backbone}", "SOLVER.AMP.ENABLED=True")
+    refused("SOLVER.AMP.ENABLED is True, and detectron2 trains in mixed precision on GPUs only", cfg, tmp_path / "out")

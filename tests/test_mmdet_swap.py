@@ -22,6 +22,7 @@ from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.backbones.openmmlab.swap import detector, replace_resnet, set_arch
 from data_plugin.framework import config_path
 from data_plugin.model_zoo import zoo_config
+from data_plugin.tools import finetune_det
 
 SMALL = Arch.parse("d1-2-1-2_w8-8-16-24-40")
 C2, C3, C4, C5 = SMALL.out_channels
@@ -60,8 +61,15 @@ def losses(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 # The same weights, the same losses
 
 
-@pytest.mark.parametrize("name", ["mask-rcnn_r50_fpn_1x_coco", "retinanet_r50_fpn_1x_coco"])
-def test_losses_and_gradients_equal_those_of_the_stock_model(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "autocast"),
+    [
+        ("mask-rcnn_r50_fpn_1x_coco", False),  # MMCV has no RoIAlign in bfloat16 for the CPU
+        ("retinanet_r50_fpn_1x_coco", False),
+        ("retinanet_r50_fpn_1x_coco", True),
+    ],
+)
+def test_losses_and_gradients_equal_those_of_the_stock_model(name: str, autocast: bool) -> None:
     stock = zoo(name)
     if "roi_head" in stock.model:
         stock.model.train_cfg.rcnn.sampler.num = 16
@@ -74,7 +82,8 @@ def test_losses_and_gradients_equal_those_of_the_stock_model(name: str) -> None:
             if key.endswith(("running_mean", "running_var")):
                 value.uniform_(0.5, 1.5)
     ours.load_state_dict(theirs.state_dict(), strict=True)
-    found, expected = losses(ours.train()), losses(theirs.train())
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        found, expected = losses(ours.train()), losses(theirs.train())
     assert found.keys() == expected.keys()
     assert len(found) >= 3
     for key, value in found.items():
@@ -307,7 +316,7 @@ def test_the_option_that_a_refusal_names_helps() -> None:
 
 
 def test_options_that_change_the_network_are_refused() -> None:
-    for option in ({"deep_stem": True}, {"avg_down": True}, {"conv_cfg": {"type": "ConvWS"}}):
+    for option in ({"avg_down": True}, {"multi_grid": (1, 2, 4)}, {"conv_cfg": {"type": "ConvWS"}}):
         config = Config({"model": {"backbone": {"type": "ResNet", "depth": 50, **option}}})
         with pytest.raises(UserError, match=f"cannot honour {next(iter(option))}="):
             replace_resnet(config, MODELS)
@@ -344,3 +353,15 @@ def test_a_zoo_config_finds_its_data_or_says_so(tmp_path: Path) -> None:
         adapter.load_config("mask-rcnn_r50_fpn_1x_coco", [], None)
     with pytest.raises(UserError, match=r"has no annotations/instances_train2017.json; expected .* train2017/ in it"):
         adapter.load_config("mask-rcnn_r50_fpn_1x_coco", [], tmp_path)
+
+
+def test_the_tools_refuse_a_config_without_a_backbone_in_one_sentence(tmp_path: Path, capsys) -> None:
+    loaders = "".join(f"{name}_dataloader = dict(dataset=dict())\n" for name in ("train", "val", "test"))
+    (tmp_path / "config.py").write_text(f"model = dict(type='FasterRCNN')\n{loaders}")
+    out = tmp_path / "out"
+    arguments = ["--framework", "mmdet", "--config", str(tmp_path / "config.py"), "--out", str(out)]
+    assert finetune_det.main(arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert "the config's model (FasterRCNN) has no backbone" in error
+    assert "Traceback" not in error
+    assert not out.exists()

@@ -242,6 +242,12 @@ def test_unknown_classes_and_missing_files_are_named(voc: Path, winner: Path, tm
     assert not (tmp_path / "out").exists()
 
 
+def test_mixed_precision_without_a_gpu_is_refused(winner: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"mixed precision on GPUs only; .* optim_wrapper.type=OptimWrapper"):
+        adapter.finetune(load(winner, None, *TINY, "optim_wrapper.type=AmpOptimWrapper"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_evaluators_without_the_three_figures_are_refused(winner: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"iou_thrs=\[0.5\]"):
         adapter.finetune(load(winner, None, *TINY, "val_evaluator.iou_thrs=[0.5]"), tmp_path / "out")

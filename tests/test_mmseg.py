@@ -27,6 +27,7 @@ from data_plugin.artefact import PTH_FILE, save_backbone
 from data_plugin.backbones import DynamicResNet, extract
 from data_plugin.backbones import mmseg as adapter
 from data_plugin.backbones.data_resnet import DATAResNet
+from data_plugin.backbones.openmmlab.swap import replace_resnet
 from data_plugin.input_format import InputFormat
 
 SMALL = Arch.parse("d1-2-3-2_w8-12-24-48-96")
@@ -96,7 +97,8 @@ def test_options_that_would_change_the_layers_are_refused(option: dict) -> None:
         MODELS.build({"type": "DATAResNet", "arch": SMALL, **option})
 
 
-def test_fcn_d8_losses_equal_those_of_the_stock_resnet50(drawn_cityscapes: Path) -> None:
+@pytest.mark.parametrize("autocast", [False, True])
+def test_fcn_d8_losses_equal_those_of_the_stock_resnet50(autocast: bool, drawn_cityscapes: Path) -> None:
     config = load(drawn_cityscapes).model
     config.backbone.norm_cfg = config.decode_head.norm_cfg = config.auxiliary_head.norm_cfg = BATCH_NORM
     config.decode_head.channels = config.auxiliary_head.channels = 16
@@ -111,7 +113,8 @@ def test_fcn_d8_losses_equal_those_of_the_stock_resnet50(drawn_cityscapes: Path)
     losses = []
     for model in (ours, theirs):
         torch.manual_seed(0)  # dropout
-        losses.append(model(**model.data_preprocessor(copy.deepcopy(data), True), mode="loss"))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            losses.append(model(**model.data_preprocessor(copy.deepcopy(data), True), mode="loss"))
         sum(value for name, value in losses[-1].items() if "loss" in name).backward()
     assert losses[0].keys() == losses[1].keys() >= {"decode.loss_ce", "aux.loss_ce"}
     for name, value in losses[0].items():
@@ -254,7 +257,7 @@ def test_written_config_stands_alone_and_segments(drawn_cityscapes: Path, weight
 
 
 ZOO = {
-    "fcn_r50b-d8_4xb2-80k_cityscapes-512x1024": ("C4", "C5"),
+    "fcn_r50b-d8_4xb2-80k_cityscapes-512x1024": ("C4", "C5"),  # a plain stem, as in all *b-*; the others have V1c's
     "fcn-d6_r50-d16_4xb2-40k_cityscapes-769x769": ("C4", "C5"),
     "pspnet_r101b-d8_4xb2-80k_cityscapes-512x1024": ("C4", "C5"),
     "encnet_r50-d8_4xb2-40k_cityscapes-512x1024": ("C3", "C4", "C5"),
@@ -269,8 +272,8 @@ ZOO = {
 @pytest.mark.parametrize("name", ZOO)
 def test_zoo_configs_train_a_searched_network(name: str, drawn_cityscapes: Path, tmp_path: Path) -> None:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*left out")
-        config = load(drawn_cityscapes, "model.backbone.type=ResNet", config=name)
+        warnings.filterwarnings("ignore", message=".*a stem of three 3x3 convolutions.* left out")
+        config = load(drawn_cityscapes, config=name)
     assert adapter.taps(config) == ZOO[name]
     save_backbone(tmp_path, DATAResNet(SMALL))
     adapter.write_config(config, SMALL, tmp_path / PTH_FILE, tmp_path / "config.py")
@@ -289,12 +292,70 @@ def test_zoo_configs_train_a_searched_network(name: str, drawn_cityscapes: Path,
     assert all(value.grad is not None for value in model.backbone.parameters())
 
 
-def test_a_deep_stem_is_not_replaced_silently(drawn_cityscapes: Path) -> None:
-    with pytest.raises(UserError, match=r"ResNetV1c, whose stem is not the 7x7 .* model.backbone.type=ResNet"):
-        load(drawn_cityscapes, config="fcn_r50-d8_4xb2-40k_cityscapes-512x1024")
-    with pytest.warns(UserWarning, match=r"resnet50_v1c.* is left out"):
-        config = load(drawn_cityscapes, "model.backbone.type=ResNet", config="fcn_r50-d8_4xb2-40k_cityscapes-512x1024")
+def test_a_deep_stem_becomes_the_supernets_and_says_so(drawn_cityscapes: Path) -> None:
+    said = r"ResNetV1c has a stem of three 3x3 .* the supernet's 7x7, .*open-mmlab://resnet50_v1c.* left out$"
+    with pytest.warns(UserWarning, match=said):
+        config = load(drawn_cityscapes, config="fcn_r50-d8_4xb2-40k_cityscapes-512x1024")
+    assert config.model.pretrained is config.model.backbone.init_cfg is None
+    assert MODELS.build(config.model.backbone).conv1.kernel_size == (7, 7)
+
+
+def test_weights_that_fit_the_plain_stem_are_kept(drawn_cityscapes: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        config = load(drawn_cityscapes, config="fcn_r50b-d8_4xb2-80k_cityscapes-512x1024")
     assert config.model.pretrained is None
+    assert config.model.backbone.init_cfg == {"type": "Pretrained", "checkpoint": "torchvision://resnet50"}
+
+
+def test_a_stem_of_three_convolutions_is_meant_under_either_name() -> None:
+    options = {"depth": 50, **OS8, "norm_cfg": BATCH_NORM}
+    replaced = []
+    for entry in ({"type": "ResNetV1c"}, {"type": "ResNet", "deep_stem": True}, {"type": "mmseg.ResNetV1c"}):
+        config = Config({"model": {"backbone": {**entry, **options}, "decode_head": {"in_channels": 2048}}})
+        with pytest.warns(UserWarning, match="has the supernet's 7x7$"):  # there are no weights to leave out
+            replace_resnet(config, MODELS)
+        replaced.append(config.model.backbone)
+    assert replaced[0] == replaced[1] == replaced[2]
+    assert replaced[0].strides == OS8["strides"]
+
+
+@pytest.mark.filterwarnings("ignore:.*left out")
+@pytest.mark.parametrize(
+    ("name", "option", "dilations"),
+    [
+        ("fcn_r18-d8_4xb2-80k_cityscapes-512x1024", "depth=50", (1, 1, 2, 4)),
+        ("deeplabv3_r101-d16-mg124_4xb2-40k_cityscapes-512x1024", "multi_grid=None", (1, 1, 1, 2)),
+    ],
+)
+def test_the_option_that_makes_a_refused_config_plain_helps(
+    name: str, option: str, dilations: tuple, drawn_cityscapes: Path
+) -> None:
+    with pytest.raises(UserError, match=option.split("=")[0]):
+        load(drawn_cityscapes, config=name)
+    config = load(drawn_cityscapes, f"model.backbone.{option}", config=name)
+    assert config.model.decode_head.in_channels == 2048
+    assert config.model.backbone.dilations == dilations
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        ({"type": "ResNetV1d", "depth": 50}, "ResNetV1d, whose shortcuts average .* model.backbone.type=ResNet"),
+        ({"type": "ResNetV1c", "depth": 50, "avg_down": True}, "cannot honour avg_down=True"),
+        ({"type": "ResNetV1c", "depth": 50, "multi_grid": (1, 2, 4)}, "cannot honour multi_grid="),
+        ({"type": "ResNetV1c", "depth": 18}, "depth=18, .* give the option model.backbone.depth=50"),
+        ({"type": "ResNeXt", "depth": 50}, "backbone is ResNeXt, not a plain ResNet"),
+        ({"type": "ICNet", "backbone_cfg": {"type": "ResNetV1c"}}, "backbone is ICNet, not a plain ResNet"),
+    ],
+)
+def test_what_is_no_plain_resnet_is_refused(backbone: dict, message: str) -> None:
+    config = Config({"model": {"backbone": backbone, "decode_head": {"in_channels": 2048}}})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(UserError, match=message) as caught:
+            replace_resnet(config, MODELS)
+    assert "\n" not in str(caught.value)
 
 
 # Bad input

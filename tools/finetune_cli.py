@@ -31,13 +31,14 @@ def add_finetune_arguments(parser: argparse.ArgumentParser, frameworks: Sequence
 
 
 def finetune_and_print(arguments: argparse.Namespace, frameworks: Sequence[str]) -> None:
-    """Run the fine-tuning and print its metrics.
+    """Run the fine-tuning and, in the first process, print its metrics.
 
     Args:
         arguments: what :func:`add_finetune_arguments` parsed.
         frameworks: frameworks of the task, in order of preference.
     """
     from data_plugin.finetune_run import run_finetune
+    from data_plugin.ranks import rank
 
     metrics = run_finetune(
         arguments.config,
@@ -50,4 +51,5 @@ def finetune_and_print(arguments: argparse.Namespace, frameworks: Sequence[str])
         eval_only=arguments.eval_only,
         weights=arguments.weights,
     )
-    print("  ".join(f"{name} {value:.2f}" for name, value in metrics.items()))
+    if rank() == 0:
+        print("  ".join(f"{name} {value:.2f}" for name, value in metrics.items()))

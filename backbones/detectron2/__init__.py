@@ -7,6 +7,7 @@ take ``L(DATAResNet)(arch=...)`` as it is; :func:`lazy_with_data_resnet` puts it
 
 from detectron2.config.defaults import _C as _DEFAULTS
 
+from data_plugin.backbones.detectron2.cityscapes import let_detectron2_find_it
 from data_plugin.backbones.detectron2.config import (
     add_data_resnet_config,
     input_format,
@@ -27,6 +28,7 @@ from data_plugin.backbones.detectron2.resnet import DATAResNet
 from data_plugin.backbones.detectron2.roi_heads import DATARes5ROIHeads, Res5Stage
 
 add_data_resnet_config(_DEFAULTS)
+let_detectron2_find_it()
 
 __all__ = [
     "DATARes5ROIHeads",

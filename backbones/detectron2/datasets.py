@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances, register_pascal_voc
+from detectron2.data.datasets.cityscapes import load_cityscapes_instances
 
+from data_plugin.backbones.detectron2.cityscapes import require_cityscapesscripts
 from data_plugin.errors import UserError
 from data_plugin.voc import check_voc, present_years, voc_root
 
@@ -20,32 +23,39 @@ Record = dict[str, Any]
 
 _VOC = re.compile(r"voc_(2007|2012)_(\w+)")
 _COCO = re.compile(r"(keypoints_)?coco_(2014|2017)_(train|val|val_100|minival|valminusminival)")
+_CITYSCAPES = re.compile(r"cityscapes_fine_instance_seg_(train|val)")
 
 CLASSES_OF = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET"}
 """Where each meta-architecture that detects objects, and nothing else, has its number of classes."""
 
 
 def use_data_root(cfg: CfgNode, data_root: Path) -> None:
-    """Let the VOC and COCO data sets of a config be those below a folder, whatever ``DETECTRON2_DATASETS`` says.
+    """Let the VOC, COCO and Cityscapes data sets of a config be those below a folder.
+
+    ``DETECTRON2_DATASETS`` says where they are otherwise.
 
     ``DATASETS.TRAIN`` loses the VOC data sets of a year that is not there, with a warning, as long as one remains. The
     categories of a COCO data set are those of its file.
 
     Args:
         cfg: the config, which is changed.
-        data_root: the folder that holds ``VOC2007``, and ``VOC2012`` where there is one, or that holds ``annotations``
-            and the folders of images (or a folder ``coco`` with them).
+        data_root: the folder that holds ``VOC2007``, and ``VOC2012`` where there is one; that holds ``annotations``
+            and the folders of images (or a folder ``coco`` with them); or that holds ``leftImg8bit`` and ``gtFine``
+            (or a folder ``cityscapes`` with them).
 
     Raises:
         UserError: if the folder is missing or of another layout, lacks a data set, or the config uses other data sets.
     """
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
-    other = [name for name in names if not _VOC.fullmatch(name) and not _is_coco(name)]
+    cityscapes = list(filter(_CITYSCAPES.fullmatch, names))
+    other = [name for name in names if not _VOC.fullmatch(name) and not _is_coco(name) and name not in cityscapes]
     if other:
         raise UserError(
-            f"a data root can be given for VOC and COCO data sets, but the config uses {other[0]!r}; "
-            "set the environment variable DETECTRON2_DATASETS instead"
+            f"a data root can be given for VOC, COCO and Cityscapes' instance data sets, but the config uses "
+            f"{other[0]!r}; set the environment variable DETECTRON2_DATASETS instead"
         )
+    if cityscapes:
+        _use_cityscapes_root(cityscapes, data_root)
     if any(map(_is_coco, names)):
         _use_coco_root([name for name in names if _is_coco(name)], data_root)
     if any(map(_VOC.fullmatch, names)):
@@ -134,6 +144,23 @@ def _use_coco_root(names: Sequence[str], data_root: Path) -> None:
         register_coco_instances(name, kept, str(json_file), str(image_root))
 
 
+def _use_cityscapes_root(names: Sequence[str], data_root: Path) -> None:
+    roots = (data_root, data_root / "cityscapes")
+    root = next((each for each in roots if all((each / part).is_dir() for part in ("leftImg8bit", "gtFine"))), None)
+    if root is None:
+        raise UserError(
+            f"the data root {data_root} is not in Cityscapes' layout; expected leftImg8bit and gtFine in it"
+        )
+    for name in names:
+        split = name.rpartition("_")[2]
+        images, labels = str(root / "leftImg8bit" / split), str(root / "gtFine" / split)
+        kept = {**MetadataCatalog.get(name).as_dict(), "image_dir": images, "gt_dir": labels}
+        DatasetCatalog.pop(name)
+        MetadataCatalog.pop(name)
+        DatasetCatalog.register(name, partial(load_cityscapes_instances, images, labels))
+        MetadataCatalog.get(name).set(**{field: value for field, value in kept.items() if field != "name"})
+
+
 def _use_voc_root(cfg: CfgNode, data_root: Path) -> None:
     root = voc_root(data_root)
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
@@ -171,6 +198,8 @@ def _records(name: str) -> list[Record]:
                 f"{path} of the data set {name} is missing; give a data root, or set the environment variable "
                 "DETECTRON2_DATASETS to the folder that holds the data sets"
             )
+    if metadata.get("evaluator_type", "").startswith("cityscapes"):
+        require_cityscapesscripts()
     if _VOC.fullmatch(name):
         check_voc(Path(metadata.dirname).parent, str(metadata.year), metadata.split)
     try:

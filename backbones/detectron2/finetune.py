@@ -13,15 +13,12 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, default_setup
-from detectron2.evaluation import (
-    CityscapesInstanceEvaluator,
-    COCOEvaluator,
-    DatasetEvaluator,
-    PascalVOCDetectionEvaluator,
-)
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.modeling import build_model
+from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
+from data_plugin.backbones.detectron2.cityscapes import InstanceEvaluator
 from data_plugin.backbones.detectron2.datasets import (
     CLASSES_OF,
     require_data_sets,
@@ -29,11 +26,12 @@ from data_plugin.backbones.detectron2.datasets import (
     require_same_classes,
 )
 from data_plugin.backbones.detectron2.device import on_available_device
+from data_plugin.backbones.detectron2.ranks import join_ranks, wrapping_for
 from data_plugin.backbones.detectron2.weights import require_detector, require_start
 from data_plugin.errors import UserError
 
 EVALUATORS = {
-    "cityscapes_instance": CityscapesInstanceEvaluator,
+    "cityscapes_instance": InstanceEvaluator,
     "coco": COCOEvaluator,
     "pascal_voc": PascalVOCDetectionEvaluator,
 }
@@ -44,7 +42,11 @@ PREFIXES = {"bbox": "", "segm": "mask ", "keypoints": "keypoint "}
 
 
 class Trainer(DefaultTrainer):
-    """detectron2's default trainer with the evaluator that a data set's metadata names."""
+    """detectron2's default trainer with the evaluator that a data set's metadata names, on several CPUs too."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        with wrapping_for(cfg.MODEL.DEVICE):
+            super().__init__(cfg)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -72,7 +74,7 @@ def finetune(
     """Train and evaluate a detector; see :meth:`data_plugin.framework.Adapter.finetune`.
 
     Training starts from ``weights`` or else from ``MODEL.WEIGHTS``, a whole detector or a backbone in torchvision's
-    names.
+    names. It runs on all processes of a ``torchrun``, and every one of them returns the figures.
     """
     if config.MODEL.META_ARCHITECTURE not in CLASSES_OF:
         raise UserError(
@@ -80,6 +82,11 @@ def finetune(
             f"{' and '.join(CLASSES_OF)}; detectron2's own tools/train_net.py trains the config that a search writes"
         )
     cfg = on_available_device(config)
+    if not eval_only and cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
+        raise UserError(
+            "the config's SOLVER.AMP.ENABLED is True, and detectron2 trains in mixed precision on GPUs only; to train "
+            "on the CPU set it to False"
+        )
     cfg.OUTPUT_DIR = str(out)
     start = _start(cfg, out, resume, eval_only, weights)
     cfg.MODEL.WEIGHTS = "" if start is None else str(start)
@@ -93,6 +100,7 @@ def finetune(
     if start is not None:
         require = require_detector if eval_only or resume else require_start
         require(start, build_model(cfg), f"a detector with the backbone {cfg.MODEL.DATA_RESNET.ARCH}")
+    join_ranks(cfg)
     cfg.freeze()
     default_setup(cfg, Namespace(resume=resume, eval_only=eval_only))
 
@@ -106,6 +114,7 @@ def finetune(
         trainer.resume_or_load(resume=resume)
         trainer.train()
         results = trainer._last_eval_results
+    results = comm.all_gather(results)[0]  # only the first process evaluates what all have predicted
     # detectron2 leaves the data set's name out where there is only one.
     return _figures(results.get(cfg.DATASETS.TEST[0], results))
 

@@ -23,8 +23,8 @@ FORWARDING_NECKS = ("JPU",)
 NORMS = ("BN", "BN2d", "SyncBN", "MMSyncBN")
 """Norms that a supernet's weights fit."""
 
-_OWN = ("type", "depth", "stage", "stem_channels", "base_channels", "style")
-"""Options that say which architecture a ResNet has; ``style`` is spoken of apart."""
+_OWN = ("type", "depth", "stage", "stem_channels", "base_channels", "style", "deep_stem")
+"""Options that say which architecture a ResNet has; ``style`` and ``deep_stem`` are spoken of apart."""
 
 
 def detector(config: Config) -> ConfigDict:
@@ -47,7 +47,8 @@ def replace_resnet(config: Config, registry: Registry) -> None:
     """Put ``DATAResNet`` in the place of a plain ResNet, with the ResNet's own architecture and options.
 
     What the two cannot share is said in a warning: a stride in the 1x1 convolutions (``style="caffe"``) moves into the
-    3x3, and weights of a whole detector are left out. A config that has ``DATAResNet`` already stays as it is.
+    3x3, a stem of three 3x3 convolutions (``ResNetV1c``) becomes the supernet's 7x7, and weights of a whole detector
+    are left out. A config that has ``DATAResNet`` already stays as it is.
 
     Args:
         config: the config; changed in place.
@@ -60,14 +61,16 @@ def replace_resnet(config: Config, registry: Registry) -> None:
     if _name(model.backbone.get("type")) == NAME:
         return
     stock = registry.get("ResNet")
-    backbone = _with_defaults(model.backbone, _resnet(model.backbone, registry, stock))
+    backbone = _with_defaults(_resnet(model.backbone, registry, stock), stock)
+    if model.get("pretrained"):  # MMSegmentation's models hand it to their backbone
+        backbone.init_cfg = ConfigDict(type="Pretrained", checkpoint=model.pretrained)
+        model.pretrained = None
     arch = _arch(backbone)
-    if backbone.style != "pytorch":
-        warnings.warn(
-            f"the config's ResNet has style={backbone.style!r}, with the stride in the 1x1 convolutions; {NAME} has it "
-            f"in the 3x3, so the weights of init_cfg ({_plain(backbone.init_cfg)}) are left out",
-            stacklevel=2,
-        )
+    difference = _difference(backbone)
+    if difference:
+        weights = backbone.init_cfg and f", so its weights ({_plain(backbone.init_cfg)}) are left out"
+        warnings.warn(f"the config's {_name(model.backbone.type)} has {difference}{weights or ''}", stacklevel=2)
+        backbone.init_cfg = None
     model.backbone = _replacement(NAME, arch, backbone, registry)
     shared_head = _shared_head(model)
     if shared_head:
@@ -78,6 +81,7 @@ def replace_resnet(config: Config, registry: Registry) -> None:
                 f"and depth={backbone.depth} as the backbone's"
             )
         stage = _with_defaults(shared_head, registry.get("ResLayer"))
+        stage.init_cfg = None if difference else stage.init_cfg
         model.roi_head.shared_head = _replacement(SHARED_HEAD, arch, stage, registry)
     _leave_out_weights(config, model)
     set_arch(model, arch)
@@ -161,17 +165,31 @@ def _heads(model: ConfigDict) -> Iterator[ConfigDict]:
             yield from (part for part in head.values() if isinstance(part, ConfigDict) and "in_index" in part)
 
 
-def _resnet(backbone: ConfigDict, registry: Registry, stock: Any) -> Any:
+def _resnet(backbone: ConfigDict, registry: Registry, stock: Any) -> ConfigDict:
+    """The entry as one of the framework's ``ResNet``, whose options ``ResNetV1c`` sets."""
     kind = backbone.get("type")
-    name = _name(kind)
-    if (registry.get(kind) if isinstance(kind, str) else kind) is stock:
-        return stock
-    if name in ("ResNetV1c", "ResNetV1d"):
+    name, found = _name(kind), registry.get(kind) if isinstance(kind, str) else kind
+    if found is stock:
+        return backbone
+    if name == "ResNetV1c" and isinstance(found, type) and issubclass(found, stock):
+        return ConfigDict({**backbone, "deep_stem": True})
+    if name == "ResNetV1d":
         raise UserError(
-            f"the config's backbone is {name}, whose stem is not the 7x7 convolution of a plain ResNet; "
-            "to start from the plain one give the option model.backbone.type=ResNet"
+            "the config's backbone is ResNetV1d, whose shortcuts average before a 1x1 convolution where a plain "
+            "ResNet's convolve with a stride; to start from the plain one give the option model.backbone.type=ResNet"
         )
     raise UserError(f"the config's backbone is {name}, not a plain ResNet; expected type='ResNet' or type='{NAME}'")
+
+
+def _difference(backbone: ConfigDict) -> str:
+    """What a ResNet has in another place or form than ``DATAResNet``; empty where its weights would fit."""
+    differences = {
+        f"the stride in its 1x1 convolutions (style={backbone.style!r}), where {NAME} has it in the 3x3": (
+            backbone.style != "pytorch"
+        ),
+        f"a stem of three 3x3 convolutions, where {NAME} has the supernet's 7x7": backbone.get("deep_stem"),
+    }
+    return " and ".join(difference for difference, is_there in differences.items() if is_there)
 
 
 def _with_defaults(entry: ConfigDict, kind: Any) -> ConfigDict:
@@ -203,15 +221,13 @@ def _replacement(name: str, arch: Arch, entry: ConfigDict, registry: Registry) -
         )
     if kept.pop("pretrained", None):
         raise UserError("the config's ResNet has pretrained; name its weights in init_cfg, type='Pretrained'")
-    if entry.style != "pytorch":
-        kept["init_cfg"] = None
     refuse_options(name, {key: value for key, value in kept.items() if key not in accepted})
     return ConfigDict(type=name, arch=str(arch), **{key: kept[key] for key in accepted if key in kept})
 
 
 def _leave_out_weights(config: Config, model: ConfigDict) -> None:
     """Weights of a whole detector would replace the backbone's after it has loaded its own."""
-    for owner, key in ((config, "load_from"), (config.model, "init_cfg"), (model, "init_cfg"), (model, "pretrained")):
+    for owner, key in ((config, "load_from"), (config.model, "init_cfg"), (model, "init_cfg")):
         if owner.get(key):
             warnings.warn(f"{key}={_plain(owner[key])} holds another network's weights and is left out", stacklevel=3)
             owner[key] = None

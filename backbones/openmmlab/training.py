@@ -49,9 +49,14 @@ def train_or_evaluate(
         What the evaluator said last.
 
     Raises:
-        UserError: if there is nothing to resume or evaluate, or weights do not match the architecture. ``out`` is not
-            touched then.
+        UserError: if there is nothing to resume or evaluate, weights do not match the architecture, or the config asks
+            for mixed precision where there is no GPU. ``out`` is not touched then.
     """
+    if not eval_only and config.optim_wrapper.get("type") == "AmpOptimWrapper" and not torch.cuda.is_available():
+        raise UserError(
+            "the config's optim_wrapper is AmpOptimWrapper, and MMEngine trains in mixed precision on GPUs only; to "
+            "train on the CPU give the option optim_wrapper.type=OptimWrapper"
+        )
     checkpoint = _checkpoint(out, resume, eval_only, weights)
     _check_weights(config, scope, checkpoint, () if eval_only else ours)
     config = copy.deepcopy(config)

@@ -1,40 +1,41 @@
 # FCN on an output-stride-8 backbone, Cityscapes train, val: DenseCL's setting (DATA, Table 6).
 #
 # Sources, by the letter after a value:
-#   [T6] DATA, section 4.2 and Table 6: FCN "following" DenseCL, 40k iterations, batch 16, trained on train (2,975
-#        images) and tested on val (500)
-#   [DC] DenseCL (Wang et al., CVPR 2021), section 4.1: MMSegmentation's settings, but with the first 7x7 convolution
-#        of the pre-trained network; batch 16, synchronised batch norm, crops of 769
-#   [MS] MMSegmentation's own configs/fcn/fcn_r50-d8_4xb2-40k_cityscapes-769x769.py and what it is based on, which
-#        [DC] follows
-# The learning rate is [MS]'s, as neither [T6] nor [DC] names another; [MS] has it at batch 8.
+#   [T6] DATA, section 4.2 and Table 6: FCN "following" DenseCL (Wang et al., CVPR 2021), 40k iterations, batch 16,
+#        trained on train (2,975 images) and tested on val (500)
+#   [DC] the config that DenseCL's authors published, and that the authors of DATA name for this table
+#        (github.com/GAIA-vision/GAIA-ssl, issue 4): github.com/WXinlong/mmsegmentation at commit 32b0aff,
+#        configs/densecl/fcn_r50-d8_769x769_40k_cityscapes.py and what it is based on
+#   [MS] MMSegmentation's own configs/fcn/fcn_r50-d8_4xb2-40k_cityscapes-769x769.py, which says the same as [DC] in
+#        today's form but for the stem of its ResNetV1c
+# The learning rate is [DC]'s, which trains on 4 GPUs with 2 images each; [T6] has batch 16 and names no other.
 
 default_scope = "mmseg"
 custom_imports = dict(imports=["data_plugin.backbones.mmseg"], allow_failed_imports=False)
 
 # The standard ResNet-50, until a search puts its winner here; the heads' in_channels follow.
 arch = "d3-4-6-3_w64-64-128-256-512"
-norm_cfg = dict(type="SyncBN", requires_grad=True)  # [DC], [MS]
+norm_cfg = dict(type="SyncBN", requires_grad=True)  # [DC]
 crop_size = (769, 769)  # [DC]
 
 model = dict(
     type="EncoderDecoder",
     data_preprocessor=dict(
         type="SegDataPreProcessor",
-        mean=[123.675, 116.28, 103.53],  # [MS]
-        std=[58.395, 57.12, 57.375],  # [MS]
-        bgr_to_rgb=True,  # [MS]
+        mean=[123.675, 116.28, 103.53],  # [DC]
+        std=[58.395, 57.12, 57.375],  # [DC]
+        bgr_to_rgb=True,  # [DC]
         pad_val=0,
         seg_pad_val=255,
         size=crop_size,
     ),
     backbone=dict(
-        type="DATAResNet",  # a plain stem [DC], where [MS] has ResNetV1c
+        type="DATAResNet",  # a 7x7 stem [DC], where [MS] has ResNetV1c
         arch=arch,
         num_stages=4,
-        strides=(1, 2, 1, 1),  # output stride 8 [MS]
-        dilations=(1, 1, 2, 4),  # [MS]
-        contract_dilation=True,  # [MS]
+        strides=(1, 2, 1, 1),  # output stride 8 [DC]
+        dilations=(1, 1, 2, 4),  # [DC]
+        contract_dilation=True,  # [DC]
         out_indices=(0, 1, 2, 3),
         frozen_stages=-1,
         norm_cfg=norm_cfg,
@@ -42,7 +43,7 @@ model = dict(
         with_cp=False,
         init_cfg=None,
     ),
-    # Everything below in model: [MS].
+    # Everything below in model: [DC].
     decode_head=dict(
         type="FCNHead",
         in_channels=2048,
@@ -82,15 +83,15 @@ data_root = "data/cityscapes/"
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations"),
-    dict(type="RandomResize", scale=(2049, 1025), ratio_range=(0.5, 2.0), keep_ratio=True),  # [MS]
-    dict(type="RandomCrop", crop_size=crop_size, cat_max_ratio=0.75),  # [MS]
+    dict(type="RandomResize", scale=(2049, 1025), ratio_range=(0.5, 2.0), keep_ratio=True),  # [DC]
+    dict(type="RandomCrop", crop_size=crop_size, cat_max_ratio=0.75),  # [DC]
     dict(type="RandomFlip", prob=0.5),
     dict(type="PhotoMetricDistortion"),
     dict(type="PackSegInputs"),
 ]
 test_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(2049, 1025), keep_ratio=True),  # [MS]
+    dict(type="Resize", scale=(2049, 1025), keep_ratio=True),  # [DC]
     dict(type="LoadAnnotations"),  # after Resize: evaluation is in the original image's pixels
     dict(type="PackSegInputs"),
 ]
@@ -130,10 +131,10 @@ max_iters = 40000  # [T6]
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=4000)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
-param_scheduler = [dict(type="PolyLR", eta_min=1e-4, power=0.9, begin=0, end=max_iters, by_epoch=False)]  # [MS]
+param_scheduler = [dict(type="PolyLR", eta_min=1e-4, power=0.9, begin=0, end=max_iters, by_epoch=False)]  # [DC]
 optim_wrapper = dict(
     type="OptimWrapper",
-    optimizer=dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=0.0005),  # [MS]
+    optimizer=dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=0.0005),  # [DC]
     clip_grad=None,
 )
 auto_scale_lr = dict(enable=False, base_batch_size=16)
@@ -144,12 +145,12 @@ default_hooks = dict(
     timer=dict(type="IterTimerHook"),
     logger=dict(type="LoggerHook", interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type="ParamSchedulerHook"),
-    checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=4000),  # [MS]
+    checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=4000),  # [DC]
     sampler_seed=dict(type="DistSamplerSeedHook"),
     visualization=dict(type="SegVisualizationHook"),
 )
 env_cfg = dict(
-    cudnn_benchmark=True,  # [MS]
+    cudnn_benchmark=True,  # [DC]
     mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
     dist_cfg=dict(backend="nccl"),
 )
