@@ -26,11 +26,16 @@ class BatchDistances:
         distances: per tap, network and image, shape (taps, archs, images), float64.
         images: what identifies each image.
         sha256: hash of the pixels that the networks saw.
+        sampling_variance: per tap and network, the variance from drawing rows of the relation, summed up over the
+            images, shape (taps, archs).
+        parts: in how many parts the batch was compared.
     """
 
     distances: np.ndarray
     images: tuple[str, ...]
     sha256: str
+    sampling_variance: np.ndarray
+    parts: int
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,14 @@ class PartialSearch:
 
         def save(path: Path) -> None:
             with path.open("wb") as file:
-                np.savez(file, distances=batch.distances, images=np.array(batch.images), sha256=np.array(batch.sha256))
+                np.savez(
+                    file,
+                    distances=batch.distances,
+                    images=np.array(batch.images),
+                    sha256=np.array(batch.sha256),
+                    sampling_variance=batch.sampling_variance,
+                    parts=np.array(batch.parts),
+                )
 
         write_whole(self.folder / self.part_name / f"batch-{index:06d}.npz", save)
 
@@ -104,7 +116,13 @@ def open_partial(
 
 def _load(path: Path) -> BatchDistances:
     with np.load(path, allow_pickle=False) as file:
-        return BatchDistances(file["distances"], tuple(file["images"].tolist()), str(file["sha256"]))
+        return BatchDistances(
+            file["distances"],
+            tuple(file["images"].tolist()),
+            str(file["sha256"]),
+            file["sampling_variance"],
+            int(file["parts"]),
+        )
 
 
 def _short(value: Any) -> str:

@@ -55,18 +55,28 @@ def walk(
             ``archs[first:end]`` are the networks that have it.
     """
     paths = np.array([_path(arch) for arch in archs])
-
-    def descend(stage: int, x: X, first: int, end: int) -> None:
-        for width, a, b in _runs(paths[:, 2 * stage + 1], first, end):
-            y, done = x, 0
-            for depth, c, d in _runs(paths[:, 2 * stage + 2], a, b):
-                y, done = supernet.stage(stage, y, width, depth, start=done), depth
-                visit(stage, y, c, d)
-                if stage < last_stage:
-                    descend(stage + 1, y, c, d)
-
     for stem, first, end in _runs(paths[:, 0], 0, len(archs)):
-        descend(0, supernet.stem(images, stem), first, end)
+        _descend(supernet, 0, supernet.stem(images, stem), paths, first, end, last_stage, visit)
+
+
+# Not a function within walk: one that names itself keeps feature maps alive until the next garbage collection.
+def _descend(
+    supernet: Stages[X],
+    stage: int,
+    x: X,
+    paths: np.ndarray,
+    first: int,
+    end: int,
+    last_stage: int,
+    visit: Callable[[int, X, int, int], None],
+) -> None:
+    for width, a, b in _runs(paths[:, 2 * stage + 1], first, end):
+        y, done = x, 0
+        for depth, c, d in _runs(paths[:, 2 * stage + 2], a, b):
+            y, done = supernet.stage(stage, y, width, depth, start=done), depth
+            visit(stage, y, c, d)
+            if stage < last_stage:
+                _descend(supernet, stage + 1, y, paths, c, d, last_stage, visit)
 
 
 def tree_flops(archs: Sequence[Arch], input_size: tuple[int, int] = (224, 224), last_stage: int = STAGES - 1) -> int:

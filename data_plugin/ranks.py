@@ -47,6 +47,12 @@ def rank_count() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def local_rank_count() -> int:
+    """How many of the processes that work together share this machine; all of them where nothing tells."""
+    told = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE")
+    return min(int(told or rank_count()), rank_count())
+
+
 def local_device() -> torch.device:
     """The GPU of this process where there is one, else the CPU."""
     if not torch.cuda.is_available():

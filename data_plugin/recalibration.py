@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from data_plugin.arch import Arch
@@ -38,16 +39,28 @@ class Recalibrated:
         self.supernet = supernet
         self.statistics: list[PartStatistics] = []
         for done, images in enumerate(batches):
-            found: list[PartStatistics] = []
             with _kept(supernet):
-                walk(_Parts(supernet, _estimating(found)), images, archs, last_stage, lambda *_: None)
-            self.statistics = found if done == 0 else _averaged(self.statistics, found, done)
+                walk(_Parts(supernet, _averaging(self.statistics, done)), images, archs, last_stage, lambda *_: None)
 
     @contextmanager
     def walked(self) -> Iterator[Stages[Tensor]]:
         """What to walk over, once, with the statistics."""
         with _kept(self.supernet):
             yield _Parts(self.supernet, _applying(self.statistics))
+
+
+def statistics_bytes(supernet: DynamicResNet, archs: Sequence[Arch], last_stage: int) -> int:
+    """Bytes of the statistics that :class:`Recalibrated` with these arguments keeps."""
+    total = 0
+
+    def count(norms: Sequence[tuple[SlicedBatchNorm2d, int]], part: Callable[[], Tensor]) -> Tensor:
+        nonlocal total
+        total += sum(buffer[:channels].nbytes for norm, channels in norms for buffer in _buffers(norm))
+        return nothing
+
+    nothing = torch.empty(0)
+    walk(_Parts(supernet, count), nothing, archs, last_stage, lambda *_: None)
+    return total
 
 
 Run = Callable[[Sequence[tuple[SlicedBatchNorm2d, int]], Callable[[], Tensor]], Tensor]
@@ -69,14 +82,21 @@ class _Parts:
         return self.run(norms, lambda: self.supernet.stage(index, x, width, depth, start))
 
 
-def _estimating(found: list[PartStatistics]) -> Run:
-    """Normalise with batch statistics and append them to ``found``."""
+def _averaging(statistics: list[PartStatistics], done: int) -> Run:
+    """Normalise with batch statistics and take them into ``statistics``, the means over ``done`` earlier batches."""
+    before = iter(statistics)
 
     def run(norms: Sequence[tuple[SlicedBatchNorm2d, int]], part: Callable[[], Tensor]) -> Tensor:
         for norm, _ in norms:
             norm.training, norm.momentum = True, 1.0
         result = part()
-        found.append([(mean[:c].clone(), var[:c].clone()) for norm, c in norms for mean, var in [_buffers(norm)]])
+        found = [(mean[:c], var[:c]) for norm, c in norms for mean, var in [_buffers(norm)]]
+        if done == 0:
+            statistics.append([(mean.clone(), var.clone()) for mean, var in found])
+        else:
+            for old, new in zip(next(before), found, strict=True):
+                for mean, value in zip(old, new, strict=True):
+                    mean += (value - mean) / (done + 1)
         return result
 
     return run
@@ -112,15 +132,3 @@ def _kept(supernet: DynamicResNet) -> Iterator[None]:
 
 def _buffers(norm: SlicedBatchNorm2d) -> tuple[Tensor, Tensor]:
     return norm.get_buffer("running_mean"), norm.get_buffer("running_var")
-
-
-def _averaged(before: list[PartStatistics], new: list[PartStatistics], done: int) -> list[PartStatistics]:
-    """The mean over ``done`` earlier batches and one more."""
-
-    def mean(old: Tensor, now: Tensor) -> Tensor:
-        return old + (now - old) / (done + 1)
-
-    return [
-        [(mean(a[0], b[0]), mean(a[1], b[1])) for a, b in zip(old, now, strict=True)]
-        for old, now in zip(before, new, strict=True)
-    ]

@@ -9,12 +9,22 @@ from importlib import resources
 from string import Template
 from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from data_plugin.arch import STAGES, Arch
+from data_plugin.pareto import pareto_front
 
 GIGA, MEGA = 1e9, 1e6
+
+AXES = {
+    "flops": ("GFLOPs", GIGA),
+    "params": ("parameters (M)", MEGA),
+    "latency": ("latency (ms)", 1e-3),
+    "memory": ("memory (MB)", 2.0**20),
+}
+"""Label and unit of each cost."""
 
 ROWS = 2_000
 """Candidates in the table, closest first; more would make the page slow."""
@@ -23,21 +33,23 @@ ROWS = 2_000
 def render_report(search: Mapping[str, Any]) -> str:
     """The page for the contents of a ``search.json``."""
     winners, candidates, images = search["winners"], search["candidates"], search["images"]
-    unsure = [winner["budget"] for winner in winners if not winner["distinguishable"]]
+    named = "arch" if search["pareto"] else "budget"
+    unsure = [winner[named] for winner in winners if not winner["distinguishable"]]
     template = Template(resources.files("data_plugin").joinpath("report.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(f"Search for {search['config']} with {search['framework']}"),
         summary=escape(
             f"{len(candidates)} networks compared on {images['count']} images at {', '.join(search['taps'])}, "
-            "against the largest network of the supernet"
+            f"against the largest network of the supernet{_estimated(search)}"
         ),
+        answer="Pareto front" if search["pareto"] else "Winners",
         winners=_winner_table(winners),
         certainty=escape(
             f"Not distinguishable from the runner-up on these images: {', '.join(unsure)}."
             if unsure
-            else "Every winner leads its runner-up by more than 1.96 standard errors."
+            else "Every one leads its runner-up by more than 1.96 standard errors."
         ),
-        cost_plot=_cost_plot(candidates, winners),
+        cost_plots="\n".join(_cost_plot(candidates, winners, quantity) for quantity in candidates[0]["costs"]),
         choice_plot=_choice_plot(candidates),
         run=_run_table({key: value for key, value in search.items() if key not in ("winners", "candidates")}),
         shown=escape(f"The {ROWS} closest of {len(candidates)}; search.csv has all." if len(candidates) > ROWS else ""),
@@ -103,18 +115,26 @@ def _table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[tuple[Any, An
     return f"<table{name and f' id={name}'}><thead><tr>{''.join(head)}</tr></thead><tbody>\n{body}\n</tbody></table>"
 
 
-def _cost_plot(candidates: Sequence[Mapping[str, Any]], winners: Sequence[Mapping[str, Any]]) -> str:
-    """Score against cost, with the front of networks that no cheaper one is as close as."""
+def _estimated(search: Mapping[str, Any]) -> str:
+    if search["relation_rows"] is None:
+        return ""
+    most = max(row["sampling_error"] for row in search["candidates"])
+    share = f"accounts for up to {most:.2g} of a score's standard error" if most else "is all that any map has"
+    return f"; relations estimated from {search['relation_rows']} drawn rows an image and tap, which {share}"
+
+
+def _cost_plot(candidates: Sequence[Mapping[str, Any]], winners: Sequence[Mapping[str, Any]], quantity: str) -> str:
+    """Score against a cost, with the front of networks that no cheaper one is as close as."""
     figure = _figure(4.2)
     axes = figure.subplots()
-    front: list[Mapping[str, Any]] = []
-    for row in sorted(candidates, key=lambda row: (row["flops"], row["score"])):
-        if not front or row["score"] < front[-1]["score"]:
-            front.append(row)
-    for rows, area, colour in ((candidates, 14, "#9fb0c3"), (winners, 64, "#2c7a3f")):
-        axes.scatter([row["flops"] / GIGA for row in rows], [row["score"] for row in rows], s=area, color=colour)
-    axes.step([row["flops"] / GIGA for row in front], [row["score"] for row in front], where="post", color="#c0562f")
-    axes.set_xlabel("GFLOPs")
+    label, unit = AXES[quantity]
+    best = {winner["arch"] for winner in winners}
+    points = np.array([(row["costs"][quantity] / unit, row["score"]) for row in candidates])
+    chosen = np.array([row["arch"] in best for row in candidates])
+    for among, area, colour in ((points, 14, "#9fb0c3"), (points[chosen], 64, "#2c7a3f")):
+        axes.scatter(among[:, 0], among[:, 1], s=area, color=colour)
+    axes.step(*points[pareto_front(points)].T, where="post", color="#c0562f")
+    axes.set_xlabel(label)
     axes.set_ylabel("distance to the largest network")
     axes.legend(["candidates", "winners", "Pareto front"], frameon=False)
     return _svg(figure)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from math import ceil
 
 import numpy as np
 import torch
@@ -15,25 +13,19 @@ from torch import Tensor
 
 from data_plugin.arch import Arch
 from data_plugin.backbones.dynamic_resnet import DynamicResNet
-from data_plugin.backbones.sliced import batch_statistics
+from data_plugin.comparison import NORM_POLICIES, PRECISIONS, Comparison, Networks
 from data_plugin.errors import UserError
 from data_plugin.framework import ImageBatch, ImageBatches
 from data_plugin.partial_search import BatchDistances, PartialSearch
-from data_plugin.prefix_tree import Stages, Visit, tree_order, walk
+from data_plugin.prefix_tree import tree_order
 from data_plugin.ranks import from_all, from_first, rank, rank_count
-from data_plugin.recalibration import Recalibrated
-from data_plugin.relation import TEMPERATURE, TeacherRelation
+from data_plugin.recalibration import statistics_bytes
+from data_plugin.relation import TEMPERATURE
+from data_plugin.search_memory import FREE_PART, Bound, free_memory, part_of
 from data_plugin.taps import STAGE_TAPS, check_taps
 
-NORM_POLICIES = ("batch", "recalibrated", "running")
-"""What batch norms normalise with.
-
-The statistics of the batch at hand; every network's own over the first :data:`CALIBRATION_IMAGES` images, which costs
-one more walk; or the supernet's running ones, which mix those of all its networks.
-"""
-
 CALIBRATION_IMAGES = 64
-"""Images, at least, from which ``recalibrated`` takes its statistics, where there are as many."""
+"""Images from which ``recalibrated`` takes its statistics if not told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +38,9 @@ class SearchResult:
         distances: per tap, network and image, shape (taps, archs, images), float64.
         images: what identifies each image.
         data_hash: SHA-256 over the hashes of the batches' pixels as the networks saw them.
+        sampling_variance: per network, the variance from drawing rows of the relation, summed up over taps and images,
+            shape (archs,); zero where all rows were taken.
+        parts: per batch, in how many parts it was compared to stay within a memory bound.
     """
 
     archs: Sequence[Arch]
@@ -53,6 +48,8 @@ class SearchResult:
     distances: np.ndarray
     images: Sequence[str]
     data_hash: str
+    sampling_variance: np.ndarray
+    parts: Sequence[int]
 
     @property
     def per_image(self) -> np.ndarray:
@@ -68,6 +65,14 @@ class SearchResult:
     def standard_errors(self) -> np.ndarray:
         """Standard error of each score over the images, shape (archs,); NaN for a single image."""
         return _standard_error(self.per_image)
+
+    @property
+    def sampling_errors(self) -> np.ndarray:
+        """Standard error of each score from drawing rows of the relation, shape (archs,).
+
+        It is a part of :attr:`standard_errors`, since the draws of different images are independent.
+        """
+        return np.sqrt(self.sampling_variance) / len(self.images)
 
     def ranking(self, among: Sequence[Arch]) -> list[int]:
         """Indices into ``archs`` of the given networks, closest first."""
@@ -90,8 +95,13 @@ def search(
     *,
     temperature: float = TEMPERATURE,
     norm: str = "batch",
+    calibration_images: int = CALIBRATION_IMAGES,
+    precision: str = "float32",
+    rows: int | None = None,
+    seed: int = 0,
+    max_memory: int | None = None,
     unfinished: PartialSearch | None = None,
-    progress: Callable[[int], None] = lambda networks: None,
+    progress: Callable[[float], None] = lambda networks: None,
 ) -> SearchResult:
     """Measure how far each network is from the teacher on every image.
 
@@ -108,6 +118,14 @@ def search(
         temperature: of the relation softmax.
         norm: what batch norms normalise with, one of :data:`NORM_POLICIES`; padding is excluded from the
             distances, not from batch statistics.
+        calibration_images: images, at least, from which ``recalibrated`` takes its statistics, where there are as many.
+        precision: of the features, one of :data:`PRECISIONS`; relations and distances are in float32 or wider.
+        rows: draw so many rows of the relation per image and tap, at least 2, the same for all networks; None takes
+            all.
+        seed: seed of that draw.
+        max_memory: bytes of tensors that may be held at once on the device. A batch that needs more is compared in
+            parts: with the same result under ``running``, with statistics of the parts where batches give statistics.
+            None takes :data:`~data_plugin.search_memory.FREE_PART` of what is free.
         unfinished: keeps every finished batch, and tells which are finished already.
         progress: called with the number of networks that a finished part of a batch has settled.
 
@@ -115,7 +133,8 @@ def search(
         Distances per tap, network and image.
 
     Raises:
-        UserError: if there is no network or no image, or a tap or policy is unknown.
+        UserError: if there is no network or no image, a tap, policy or precision is unknown, there are too few rows,
+            a single image needs more than the memory bound, or features overflow the precision.
     """
     taps = check_taps(taps)
     if not archs:
@@ -124,16 +143,36 @@ def search(
         raise UserError("there is no image to search on; expected at least one")
     if norm not in NORM_POLICIES:
         raise UserError(f"the norm policy is {norm!r}; expected one of {', '.join(NORM_POLICIES)}")
+    if precision not in PRECISIONS:
+        raise UserError(f"the precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
+    if rows is not None and rows < 2:
+        raise UserError(f"{rows} rows of the relation were asked for; expected at least 2, or none to take all")
     archs = tree_order(archs)
     before = from_first({} if unfinished is None else unfinished.read())
     progress(len(archs) * len(before))
     todo = [index for index in range(len(batches)) if index not in before][rank() :: rank_count()]
     measured = {}
+    last_stage = STAGE_TAPS.index(taps[-1])
+    sides = ((key, [key.space.largest]), (query, archs))
+    held = sum(statistics_bytes(*side, last_stage) for side in sides) if norm == "recalibrated" else 0
+    if max_memory is None:
+        max_memory = int(FREE_PART * free_memory(next(query.parameters()).device))
+    bound = Bound(max_memory, query, key, taps, rows, held)
     with torch.inference_mode():
-        teacher = _Normalised(key.eval(), [key.space.largest], taps, norm, batches)
-        students = _Normalised(query.eval(), archs, taps, norm, batches)
+        teacher, students = (
+            Networks(
+                branch.eval(),
+                among,
+                last_stage,
+                norm,
+                PRECISIONS[precision],
+                _calibration(batches, calibration_images, bound),
+            )
+            for branch, among in sides
+        )
+        comparison = Comparison(teacher, students, taps, temperature, rows, seed)
         for index, batch in zip(todo, batches.only(todo), strict=True):
-            measured[index] = _measure(teacher, students, batch, taps, temperature, progress)
+            measured[index] = _measure(comparison, batch, bound, norm, progress)
             if unfinished is not None:
                 unfinished.write(index, measured[index])
     found = {index: part for parts in [before, *from_all(measured)] for index, part in parts.items()}
@@ -143,94 +182,72 @@ def search(
 def merged(results: Sequence[SearchResult]) -> SearchResult:
     """One result of several over the same images; a network that is in more than one is taken once."""
     rows = {arch: found.distances[:, i] for found in results for i, arch in enumerate(found.archs)}
-    distances = np.stack(list(rows.values()), axis=1)
+    variances = {arch: found.sampling_variance[i] for found in results for i, arch in enumerate(found.archs)}
+    parts = np.max([found.parts for found in results], axis=0).tolist()
     first = results[0]
-    return SearchResult(list(rows), first.taps, distances, first.images, first.data_hash)
+    return SearchResult(
+        list(rows),
+        first.taps,
+        np.stack(list(rows.values()), axis=1),
+        first.images,
+        first.data_hash,
+        np.array(list(variances.values())),
+        parts,
+    )
 
 
-class _Normalised:
-    """Networks of one branch, to be walked over with a norm policy."""
-
-    def __init__(
-        self, network: DynamicResNet, archs: Sequence[Arch], taps: Sequence[str], norm: str, batches: ImageBatches
-    ) -> None:
-        self.archs = archs
-        self.device = next(network.parameters()).device
-        self.last_stage = STAGE_TAPS.index(taps[-1])
-        self.stages: Callable[[], AbstractContextManager[Stages[Tensor]]] = lambda: nullcontext(network)
-        if norm == "recalibrated":
-            images = (batch.images.to(self.device) for batch in _first_images(batches))
-            self.stages = Recalibrated(network, archs, self.last_stage, images).walked
-        elif norm == "batch":
-            self.stages = partial(batch_statistics, network)
-
-    def walk(self, images: Tensor, visit: Visit) -> None:
-        with self.stages() as stages:
-            walk(stages, images.to(self.device), self.archs, self.last_stage, visit)
-
-
-def _first_images(batches: ImageBatches) -> Iterator[ImageBatch]:
-    """The first batches, until they hold :data:`CALIBRATION_IMAGES`."""
+def _calibration(batches: ImageBatches, images: int, bound: Bound) -> Iterator[Tensor]:
+    """The images of the first batches, until they are so many."""
     count = 0
     for batch in batches:
-        yield batch
+        yield from (part.images for part in bound.parts(batch, compared=False))
         count += len(batch.names)
-        if count >= CALIBRATION_IMAGES:
+        if count >= images:
             return
 
 
 def _measure(
-    teacher: _Normalised,
-    students: _Normalised,
-    batch: ImageBatch,
-    taps: Sequence[str],
-    temperature: float,
-    progress: Callable[[int], None],
+    comparison: Comparison, batch: ImageBatch, bound: Bound, norm: str, progress: Callable[[float], None]
 ) -> BatchDistances:
-    stages = [STAGE_TAPS.index(tap) for tap in taps]
-    teachers: dict[int, _Teacher] = {}
-    distances = np.zeros((len(taps), len(students.archs), len(batch.names)))
-
-    def keep(stage: int, features: Tensor, first: int, end: int) -> None:
-        if stage in stages:
-            teachers[stage] = _Teacher(features, batch, temperature)
-
-    def visit(stage: int, features: Tensor, first: int, end: int) -> None:
-        if stage in teachers:
-            distances[stages.index(stage), first:end] = teachers[stage].distance(features).cpu().numpy()
-        if stage == stages[-1]:
-            progress(end - first)
-
-    teacher.walk(batch.images, keep)
-    students.walk(batch.images, visit)
+    todo = bound.parts(batch)
+    found = []
+    while todo:
+        part, *others = todo
+        count = len(part.names)
+        share = count / len(batch.names)
+        try:
+            found.append(comparison.distances(part, partial(_advance, progress, share)))
+            todo = others
+        except torch.OutOfMemoryError as error:
+            if norm == "batch" or count == 1:
+                raise UserError(
+                    f"the memory of the device ran out on {count} images; lower --batch-size, or give --max-memory"
+                ) from error
+            todo = [part_of(part, 0, count // 2), part_of(part, count // 2, count), *others]
+    distances, variances = (np.concatenate(values, axis=2) for values in zip(*found, strict=True))
+    if not np.isfinite(distances).all():
+        precision = str(comparison.students.precision).removeprefix("torch.")
+        hint = "check the supernet's weights" if precision == "float32" else "search with --precision float32"
+        raise UserError(f"features of one of {', '.join(batch.names)} are not finite in {precision}; {hint}")
     pixels = batch.images.contiguous().cpu().numpy().tobytes()
-    return BatchDistances(distances, tuple(batch.names), hashlib.sha256(pixels).hexdigest())
+    names, sha256 = tuple(batch.names), hashlib.sha256(pixels).hexdigest()
+    return BatchDistances(distances, names, sha256, variances.sum(axis=2), len(found))
 
 
-def _result(archs: Sequence[Arch], taps: Sequence[str], parts: Sequence[BatchDistances]) -> SearchResult:
-    distances = np.concatenate([part.distances for part in parts], axis=2)
-    names = [name for part in parts for name in part.images]
-    data_hash = hashlib.sha256("".join(part.sha256 for part in parts).encode()).hexdigest()
-    return SearchResult(archs, taps, distances, names, data_hash)
+def _advance(progress: Callable[[float], None], share: float, networks: int) -> None:
+    progress(networks * share)
 
 
-class _Teacher:
-    """The teacher's maps of one batch and stage, compared image by image without the padding."""
-
-    def __init__(self, features: Tensor, batch: ImageBatch, temperature: float) -> None:
-        height, width = batch.images.shape[-2:]
-        # A position is an image's own if the image reaches into the patch of pixels that it stands for.
-        down, across = height / features.shape[-2], width / features.shape[-1]
-        sizes = [(ceil(h / down), ceil(w / across)) for h, w in batch.sizes]
-        self.groups = [(size, [i for i, other in enumerate(sizes) if other == size]) for size in sorted(set(sizes))]
-        self.relations = [TeacherRelation(features[index, :, :h, :w], temperature) for (h, w), index in self.groups]
-        self.count = len(sizes)
-
-    def distance(self, features: Tensor) -> Tensor:
-        distances = torch.empty(self.count, dtype=torch.float64, device=features.device)
-        for ((height, width), index), relation in zip(self.groups, self.relations, strict=True):
-            distances[index] = relation.distance(features[index, :, :height, :width])
-        return distances
+def _result(archs: Sequence[Arch], taps: Sequence[str], found: Sequence[BatchDistances]) -> SearchResult:
+    return SearchResult(
+        archs=archs,
+        taps=taps,
+        distances=np.concatenate([batch.distances for batch in found], axis=2),
+        images=[name for batch in found for name in batch.images],
+        data_hash=hashlib.sha256("".join(batch.sha256 for batch in found).encode()).hexdigest(),
+        sampling_variance=np.sum([batch.sampling_variance for batch in found], axis=(0, 1)),
+        parts=[batch.parts for batch in found],
+    )
 
 
 def _standard_error(values: np.ndarray) -> np.ndarray:

@@ -8,19 +8,25 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from data_plugin import cost
 from data_plugin.arch import Arch
 from data_plugin.artefact import save_backbone
 from data_plugin.backbones.data_resnet import DATAResNet
-from data_plugin.budget import Budget
+from data_plugin.budget import Budget, Costs
 from data_plugin.errors import UserError
+from data_plugin.pareto import pareto_front
 from data_plugin.report import render_report
 from data_plugin.search import SearchResult
+
+MEASURED = ("latency", "memory")
+"""Quantities that are composed of measured blocks, and checked on whole networks."""
 
 DISTINGUISHABLE = 1.96
 """Standard errors by which a winner has to lead for the report to call it distinguishable (95 %, two-sided)."""
@@ -32,17 +38,19 @@ PARTIAL = "partial"
 
 @dataclass(frozen=True)
 class Winner:
-    """The closest network within a budget.
+    """The closest network within a budget, or one of its Pareto front: the closest that costs no more than itself.
 
     Args:
         budget: what the user called the budget, such as ``3-4`` for a group.
         arch: the network.
         flops: its multiply-accumulates at 224 x 224.
         params: its parameters.
+        costs: what it costs in the quantities that the budget bounds, in multiply-accumulates, numbers, s and bytes.
         score: its mean distance to the teacher.
         standard_error: of the score over the images; None for a single image.
-        candidates: networks within the budget that were compared.
-        runner_up: the second closest, None where there is one candidate.
+        sampling_error: the part of the standard error that comes from drawing rows of the relation.
+        candidates: networks that were compared, within the budget and, on a front, at no more cost than this one.
+        runner_up: the second closest of these, None where there is one candidate.
         margin: how much further the runner-up is, paired over the images.
         margin_error: standard error of the margin; None for a single image.
         distinguishable: whether the margin exceeds :data:`DISTINGUISHABLE` standard errors.
@@ -55,8 +63,10 @@ class Winner:
     arch: Arch
     flops: int
     params: int
+    costs: Mapping[str, float]
     score: float
     standard_error: float | None
+    sampling_error: float
     candidates: int
     runner_up: Arch | None
     margin: float | None
@@ -74,19 +84,19 @@ class Winner:
         }
 
 
-def pick_winner(
-    result: SearchResult,
-    budget: Budget,
-    candidates: Sequence[Arch],
-    checks: Mapping[str, Callable[[Arch], tuple[float, float]]],
-) -> Winner:
+Check = Callable[[str, Arch], tuple[float, float]]
+"""Gives a network's latency or memory, by its name, composed of its blocks and measured whole."""
+
+
+def pick_winner(result: SearchResult, budget: Budget, candidates: Sequence[Arch], costs: Costs, check: Check) -> Winner:
     """The closest of the candidates within a budget, and how sure that is.
 
     Args:
         result: distances of at least these candidates.
         budget: the budget.
         candidates: networks within it, at least one.
-        checks: per measured quantity, what gives a network's cost composed of its blocks and measured whole.
+        costs: what gives the costs that the budget bounds.
+        check: compares a composed cost with that of the whole network.
     """
     first, *others = result.ranking(candidates)
     arch = result.archs[first]
@@ -97,16 +107,36 @@ def pick_winner(
         arch=arch,
         flops=cost.flops(arch),
         params=cost.params(arch),
+        costs={quantity: float(costs[quantity](np.array([arch.row]))[0]) for quantity in budget.quantities},
         score=float(result.scores[first]),
         standard_error=_finite(result.standard_errors[first]),
+        sampling_error=float(result.sampling_errors[first]),
         candidates=len(candidates),
         runner_up=result.archs[others[0]] if others else None,
         margin=margin,
         margin_error=_finite(margin_error),
         distinguishable=sure,
-        measured={quantity: check(arch) for quantity, check in checks.items()},
+        measured={quantity: check(quantity, arch) for quantity in budget.quantities if quantity in MEASURED},
         folder=f"winners/{budget.folder}",
     )
+
+
+def pick_front(
+    result: SearchResult, budget: Budget, candidates: Sequence[Arch], costs: Costs, check: Check
+) -> list[Winner]:
+    """The candidates that none is closer than at no more cost, in every quantity that a budget bounds, cheapest first.
+
+    Args are those of :func:`pick_winner`. Each is the winner among the candidates that cost no more than itself.
+    """
+    table = np.array([arch.row for arch in candidates])
+    paid = np.column_stack([costs[quantity](table) for quantity in budget.quantities])
+    scores = dict(zip(result.archs, result.scores, strict=True))
+    winners = []
+    for member in pareto_front(np.column_stack([paid, [scores[arch] for arch in candidates]])):
+        affordable = np.flatnonzero((paid <= paid[member]).all(axis=1))
+        winner = pick_winner(result, budget, [candidates[i] for i in affordable], costs, check)
+        winners.append(replace(winner, folder=f"{winner.folder}/{winner.arch}"))
+    return winners
 
 
 def require_free(out: Path, overwrite: bool, resume: bool) -> None:
@@ -137,6 +167,7 @@ def write_search(
     candidates: Mapping[str, Sequence[Arch]],
     winners: Sequence[Winner],
     networks: Sequence[DATAResNet],
+    costs: Costs,
     run: Mapping[str, Any],
     write_configs: Callable[[Winner, Path], None],
 ) -> None:
@@ -148,6 +179,7 @@ def write_search(
         candidates: by name, the networks within every budget.
         winners: the winner of every budget.
         networks: their networks with weights, in the same order.
+        costs: what gives the costs that a budget bounds.
         run: what was run (supernet, data, options, versions), JSON values only.
         write_configs: called with every winner and its folder, to add training configs.
     """
@@ -158,7 +190,11 @@ def write_search(
             folder = partial / winner.folder
             save_backbone(folder, network)
             write_configs(winner, folder)
-        contents = {**run, "winners": [winner.to_json() for winner in winners], **_candidates(result, candidates)}
+        contents = {
+            **run,
+            "winners": [winner.to_json() for winner in winners],
+            **_candidates(result, candidates, costs),
+        }
         (partial / "search.json").write_text(json.dumps(contents, indent=1) + "\n")
         write_csv(partial / "search.csv", contents["candidates"])
         (partial / "report.html").write_text(render_report(contents))
@@ -187,29 +223,36 @@ def installed_versions(packages: Sequence[str]) -> dict[str, str]:
 
 def write_csv(path: Path, candidates: Sequence[Mapping[str, Any]]) -> None:
     """Write the candidates of a ``search.json`` as a table, a row each."""
-    taps = list(candidates[0]["taps"])
+    taps, budgeted = list(candidates[0]["taps"]), list(candidates[0]["costs"])
     plain = ["arch", "flops", "params", "score", "standard_error"]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([*plain, "budgets", *taps])
+        writer.writerow([*plain, "budgets", *(f"budgeted_{quantity}" for quantity in budgeted), *taps])
         for row in candidates:
-            writer.writerow([*(row[key] for key in plain), ";".join(row["budgets"]), *(row["taps"][t] for t in taps)])
+            costs = (row["costs"][quantity] for quantity in budgeted)
+            scores = (row["taps"][tap] for tap in taps)
+            writer.writerow([*(row[key] for key in plain), ";".join(row["budgets"]), *costs, *scores])
 
 
-def _candidates(result: SearchResult, candidates: Mapping[str, Sequence[Arch]]) -> dict[str, Any]:
+def _candidates(result: SearchResult, candidates: Mapping[str, Sequence[Arch]], costs: Costs) -> dict[str, Any]:
     budgets: dict[Arch, list[str]] = {arch: [] for arch in result.archs}
     for budget, archs in candidates.items():
         for arch in archs:
             budgets[arch].append(budget)
+    table = np.array([arch.row for arch in result.archs])
+    paid = {quantity: cost_of(table) for quantity, cost_of in costs.items()}
     scores, errors, by_tap = result.scores, result.standard_errors, result.distances.mean(axis=2)
+    sampling = result.sampling_errors
     rows = [
         {
             "arch": str(arch),
             "budgets": budgets[arch],
             "flops": cost.flops(arch),
             "params": cost.params(arch),
+            "costs": {quantity: float(values[i]) for quantity, values in paid.items()},
             "score": float(scores[i]),
             "standard_error": _finite(errors[i]),
+            "sampling_error": float(sampling[i]),
             "taps": {tap: float(by_tap[t, i]) for t, tap in enumerate(result.taps)},
         }
         for i, arch in enumerate(result.archs)

@@ -36,13 +36,15 @@ from data_plugin.framework import (
 from data_plugin.halving import halve
 from data_plugin.measured_cost import MeasuredCosts
 from data_plugin.partial_search import PartialSearch, open_partial
-from data_plugin.ranks import from_first, joined_ranks, local_device, rank, rank_count
+from data_plugin.ranks import from_all, from_first, joined_ranks, local_device, rank, rank_count
 from data_plugin.search import SearchResult, merged, search
+from data_plugin.search_memory import FREE_PART, free_memory
 from data_plugin.search_output import (
     PARTIAL,
     Winner,
     file_hash,
     installed_versions,
+    pick_front,
     pick_winner,
     require_free,
     write_search,
@@ -72,12 +74,16 @@ class SearchOptions:
         batch_size: images per batch.
         taps: comma-separated taps; None reads them from the config's model.
         norm: what batch norms normalise with, see :func:`data_plugin.search.search`.
-        seed: seed of both draws.
+        precision: what features are computed in, see :func:`data_plugin.search.search`.
+        relation_rows: rows of the relation that are drawn per image and tap; None takes all.
+        max_memory: bytes of tensors that may be held at once on the device; None takes a part of what is free.
+        seed: seed of all draws.
         device: a torch device, or ``auto``.
         overwrite: replace an output folder that holds something.
         resume: go on with the unfinished search in the output folder.
         evolve: find networks by evolution instead of drawing ``samples``.
         halve: drop networks that are surely behind, at this confidence, before they see all images.
+        pareto: answer every budget with all networks that none is closer than at no more cost, instead of one.
         options: ``KEY=VALUE`` changes of the config.
     """
 
@@ -95,12 +101,16 @@ class SearchOptions:
     batch_size: int = 4
     taps: str | None = None
     norm: str = "batch"
+    precision: str = "float32"
+    relation_rows: int | None = None
+    max_memory: int | None = None
     seed: int = 0
     device: str = "auto"
     overwrite: bool = False
     resume: bool = False
     evolve: Evolution | None = None
     halve: float | None = None
+    pareto: bool = False
     options: Sequence[str] = ()
 
 
@@ -112,7 +122,7 @@ def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner
         frameworks: frameworks of the task, in order of preference.
 
     Returns:
-        The winner of every budget; nothing in processes other than the first of several.
+        The winners, one of every budget or its whole front; nothing in processes other than the first of several.
 
     Raises:
         UserError: if anything that the user gave does not fit; nothing is written then.
@@ -121,6 +131,8 @@ def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner
         require_free(options.out, options.overwrite, options.resume)
         if options.evolve and options.halve:
             raise UserError("evolution and halving were both asked for; expected one of them")
+        if options.pareto and options.halve:
+            raise UserError("halving drops networks that the front needs; search with --pareto or with --halve")
         chosen_taps = None if options.taps is None else parse_taps(options.taps)
         supernet = load_supernet(options.supernet)
         space = supernet.info.space
@@ -147,18 +159,32 @@ def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner
         assert unfinished is not None
         query, key = (branch.with_options(**resolution).to(device) for branch in (supernet.query, supernet.key))
         with _progress(_network_count(options, unfinished, budgets) * len(batches)) as advance:
-            measure = partial(search, query, key, taps=taps, norm=options.norm, progress=advance)
+            measure = partial(
+                search,
+                query,
+                key,
+                taps=taps,
+                norm=options.norm,
+                precision=options.precision,
+                rows=options.relation_rows,
+                seed=options.seed,
+                max_memory=_max_memory(options, device),
+                progress=advance,
+            )
             compared = _compare(options, measure, unfinished, batches, space, budgets, measured)
         result, candidates = compared.result, compared.candidates
         if rank() != 0:
             return []
-        winners = [
-            pick_winner(result, budget, candidates[budget.name], _checks(budget, measured)) for budget in budgets
-        ]
+        costs = _costs(options, measured)
+        winners: list[Winner] = []
+        for budget in budgets:
+            among = (result, budget, candidates[budget.name], costs, partial(_check, measured))
+            winners += pick_front(*among) if options.pareto else [pick_winner(*among)]
         networks = [extract(query, winner.arch, **resolution).cpu() for winner in winners]
         calibrate(networks, (batch.images for batch in batches))
         configs = {framework: (adapter, config), **_same_config(options, framework, frameworks)}
         run["dropped"] = compared.dropped
+        run["split"] = _split(options.norm, result.parts)
         run["winner_norm_statistics"] = "recalibrated on the images of the search"
         write_search(
             options.out,
@@ -166,6 +192,7 @@ def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner
             candidates,
             winners,
             networks,
+            {quantity: costs[quantity] for budget in budgets for quantity in budget.quantities},
             run,
             partial(_write_configs, options, configs),
         )
@@ -295,15 +322,29 @@ def _image_size(batches: ImageBatches) -> tuple[int, int]:
     return height, width
 
 
-def _checks(budget: Budget, measured: MeasuredCosts) -> dict[str, Callable[[Arch], tuple[float, float]]]:
-    """Per measured quantity that a budget bounds, what gives a network's composed cost and that of the whole."""
+def _check(measured: MeasuredCosts, quantity: str, arch: Arch) -> tuple[float, float]:
+    """A network's latency or memory, composed of its blocks and measured whole."""
+    composed = {"latency": measured.latency, "memory": measured.memory}[quantity](np.array([arch.row]))
+    return float(composed[0]), measured.whole(quantity, arch)
 
-    def compare(quantity: str, arch: Arch) -> tuple[float, float]:
-        row = np.array([arch.row])
-        composed = {"latency": measured.latency, "memory": measured.memory}[quantity](row)
-        return float(composed[0]), measured.whole(quantity, arch)
 
-    return {quantity: partial(compare, quantity) for quantity in ("latency", "memory") if quantity in budget.quantities}
+def _max_memory(options: SearchOptions, device: torch.device) -> int:
+    """The memory bound, the same for all processes, so that all split batches alike."""
+    if options.max_memory is not None:
+        return options.max_memory
+    return int(FREE_PART * min(from_all(free_memory(device))))
+
+
+def _split(norm: str, parts: Sequence[int]) -> dict[str, Any]:
+    """What the memory bound made of the batches, as JSON values."""
+    statistics = {
+        "batch": "of the parts",
+        "recalibrated": "of whole batches where these fit without relations, else of parts",
+        "running": "the supernet's",
+    }
+    split = sum(count > 1 for count in parts)
+    said = {"batch_norm_statistics": statistics[norm]} if split else {}
+    return {"batches": len(parts), "split": split, "most_parts": max(parts), **said}
 
 
 def _write_configs(
@@ -356,6 +397,10 @@ def _description(options: SearchOptions, info: SupernetInfo, frameworks: Sequenc
             "space": info.space.to_json(),
         },
         "norm": options.norm,
+        "precision": options.precision,
+        "relation_rows": options.relation_rows,
+        "max_memory": options.max_memory or f"{FREE_PART:.0%} of what is free",
+        "pareto": options.pareto,
         "input_size": options.input_size,
         "samples": options.samples,
         "evolve": None if options.evolve is None else asdict(options.evolve),
@@ -368,7 +413,7 @@ def _description(options: SearchOptions, info: SupernetInfo, frameworks: Sequenc
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
+def _progress(total: int) -> Iterator[Callable[[float], None]]:
     """A bar over networks times batches; yields the function that moves it on."""
     columns = (
         TextColumn("{task.description}"),

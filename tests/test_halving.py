@@ -25,7 +25,8 @@ def run(values: np.ndarray, candidates, **options):
         work.append((len(archs), len(columns)))
         rows = [ARCHS.index(arch) for arch in archs]
         names = [str(column) for column in columns]
-        return SearchResult(archs, ["C5"], values[None, rows][:, :, columns], names, "x")
+        found = values[None, rows][:, :, columns]
+        return SearchResult(archs, ["C5"], found, names, "x", np.zeros(len(archs)), [1] * len(indices))
 
     return halve(measure, candidates, IMAGES // BATCH, **options), work
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data_plugin import relation
-from data_plugin.relation import TeacherRelation
+from data_plugin.relation import TeacherRelation, draw_rows
 
 
 def naive_distance(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> float:
@@ -51,3 +51,27 @@ def test_memory_stays_far_below_the_whole_matrix():
         TeacherRelation(features).distance(features)
     largest = max(event.self_cpu_memory_usage for event in profile.events())
     assert 0 < largest < 9000 * 9000 * 4 / 4
+
+
+@pytest.mark.parametrize("block", [50, 2**22])
+def test_drawn_rows_estimate_the_distance_without_bias_and_tell_their_error(monkeypatch, block):
+    monkeypatch.setattr(relation, "BLOCK", block)
+    teacher, student = torch.randn(1, 8, 4, 5), torch.randn(1, 6, 4, 5)
+    exact = TeacherRelation(teacher).distance(student).item()
+    draws = [draw_rows(["a"], 20, 7, seed, "C5") for seed in range(400)]
+    found = [TeacherRelation(teacher, rows=rows).estimate(student) for rows in draws]
+    values, variances = (torch.cat(column) for column in zip(*found, strict=True))
+    # Both are means of 400 draws: they miss by more than 4 of their standard errors once in 16,000.
+    assert abs(values.mean() - exact) < 4 * values.std() / 20
+    assert abs(variances.mean() - values.var()) < 4 * (values - exact).square().std() / 20
+    assert values.std() > 0
+
+
+def test_rows_that_are_drawn_are_distinct_and_depend_on_image_tap_and_seed_alone():
+    rows = draw_rows(["a", "b"], 50, 20, 0, "C5")
+    assert rows.shape == (2, 20)
+    assert all(len(set(row)) == 20 and max(row) < 50 for row in rows.tolist())
+    assert torch.equal(rows[1:], draw_rows(["b"], 50, 20, 0, "C5"))
+    for other in (draw_rows(["a"], 50, 20, 1, "C5"), draw_rows(["a"], 50, 20, 0, "C4"), rows[1:]):
+        assert not torch.equal(rows[:1], other)
+    assert draw_rows(["a"], 20, 20, 0, "C5") is None

@@ -159,6 +159,45 @@ def test_ranking_margin_and_errors(supernet):
     assert result.standard_errors[order[0]] == pytest.approx(totals[best[0]].std(ddof=1) / 5**0.5)
 
 
+def test_drawn_rows_are_the_same_for_all_networks_however_the_images_come(supernet):
+    query, key = supernet
+    archs = SPACE.sample(4, seed=1)
+    sizes = [(64, 96), (64, 64), (96, 64)]
+    exact = search(query, key, archs, batches(sizes), ["C2", "C5"], norm="running")
+    assert not exact.sampling_errors.any()
+    drawn = search(query, key, archs, batches(sizes), ["C2", "C5"], norm="running", rows=40, seed=5)
+    fewer = search(query, key, archs[:2], batches(sizes), ["C2", "C5"], norm="running", rows=40, seed=5)
+    where = [drawn.archs.index(arch) for arch in fewer.archs]
+    np.testing.assert_allclose(fewer.distances, drawn.distances[:, where], rtol=1e-6)
+    np.testing.assert_allclose(drawn.distances[1], exact.distances[1], rtol=1e-6)  # C5 has no more positions than 40
+    assert not np.allclose(drawn.distances[0], exact.distances[0], rtol=1e-6)
+    assert (np.abs(drawn.scores - exact.scores) < 5 * drawn.sampling_errors).all()
+    # Networks share their rows, so what they differ by is surer than what each one's score is.
+    apart = (drawn.scores - drawn.scores[0]) - (exact.scores - exact.scores[0])
+    assert np.abs(apart[1:]).max() < np.abs(drawn.scores - exact.scores).max()
+
+
+@pytest.mark.parametrize("norm", ["batch", "recalibrated", "running"])
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_features_in_lower_precision_give_nearly_the_same_distances(supernet, precision, norm):
+    query, key = supernet
+    archs = SPACE.sample(4, seed=1)
+    data = batches([(64, 64)] * 2)
+    full = search(query, key, archs, data, ["C2", "C3"], norm=norm)
+    low = search(query, key, archs, data, ["C2", "C3"], norm=norm, precision=precision)
+    np.testing.assert_allclose(low.distances, full.distances, rtol=0.02)
+    assert not np.allclose(low.distances, full.distances, rtol=1e-5)
+    assert low.distances.dtype == np.float64
+
+
+def test_features_that_overflow_are_refused(supernet):
+    query, key = supernet
+    data = batches([(64, 64)])
+    data.items[0].images.mul_(1e6)
+    with pytest.raises(UserError, match="not finite in float16; search with --precision float32"):
+        search(query, key, [SPACE.smallest], data, ["C5"], norm="running", precision="float16")
+
+
 def test_progress_counts_networks_per_batch(supernet):
     query, key = supernet
     archs = SPACE.sample(7, seed=1)
@@ -174,6 +213,8 @@ def test_progress_counts_networks_per_batch(supernet):
         ({"batches": Batches([])}, "no image"),
         ({"taps": ["C6"]}, "C6"),
         ({"norm": "group"}, "group"),
+        ({"precision": "float8"}, "float8"),
+        ({"rows": 1}, "1 rows"),
     ],
 )
 def test_bad_input(supernet, change, message):

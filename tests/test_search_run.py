@@ -15,6 +15,7 @@ from data_plugin.checkpoint import Supernet, SupernetInfo, load_supernet, save_s
 from data_plugin.framework import ImageBatch
 from data_plugin.input_format import InputFormat
 from data_plugin.search import search
+from data_plugin.search_memory import Bound
 from data_plugin.tools import search_det
 
 SPACE = SearchSpace(
@@ -174,6 +175,57 @@ def test_a_latency_budget_is_measured_and_checked_on_whole_networks(adapter, sup
     assert not (tmp_path / "none").exists()
 
 
+def test_the_whole_front_is_an_answer(adapter, supernet, tmp_path, capsys):
+    budgets = ["flops<=1G", "params<=1M and latency<=10s"]
+    more = ["--group", "0-1", "--budget", *budgets, "--samples", "12", "--pareto"]
+    assert search_det.main(arguments(supernet, tmp_path / "out", *more)) == 0
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "out" / "search.json").read_text())
+    for budget, quantities in (("0-1", ["flops"]), ("flops<=1G", ["flops"]), (budgets[1], ["params", "latency"])):
+        rows = {row["arch"]: row for row in found["candidates"] if budget in row["budgets"]}
+
+        def beaten(row, rows=rows, quantities=quantities):
+            others = [other for other in rows.values() if other is not row and other["score"] <= row["score"]]
+            return any(all(other["costs"][q] <= row["costs"][q] for q in quantities) for other in others)
+
+        members = [winner for winner in found["winners"] if winner["budget"] == budget]
+        assert {winner["arch"] for winner in members} == {arch for arch, row in rows.items() if not beaten(row)}
+        assert len(members) > 1
+        for winner in members:
+            row = rows[winner["arch"]]
+            assert winner["costs"] == pytest.approx({quantity: row["costs"][quantity] for quantity in quantities})
+            folder = tmp_path / "out" / winner["folder"]
+            assert str(load_backbone(folder).arch) == winner["arch"]
+            assert (folder / "faster_rcnn_c4_voc.py").is_file()
+            assert winner["arch"] in printed
+            cheaper = [r for r in rows.values() if all(r["costs"][q] <= row["costs"][q] for q in quantities)]
+            assert winner["candidates"] == len(cheaper)
+            if len(cheaper) > 1:
+                assert winner["margin"] >= 0
+    assert "Pareto front</h2>" in (tmp_path / "out" / "report.html").read_text()
+    assert search_det.main(arguments(supernet, tmp_path / "none", "--pareto", "--halve", "0.9")) == 2
+    assert "--pareto or with --halve" in capsys.readouterr().err
+
+
+def test_memory_precision_and_drawn_rows_are_stated(adapter, supernet, tmp_path, capsys):
+    adapter.taps = lambda config: ("C2",)
+    pair = ImageBatch(torch.cat([batch.images for batch in batches()[:2]]), [(64, 64)] * 2, ["a.jpg", "b.jpg"])
+    adapter.image_batches = lambda config, count, batch_size, seed: Batches([pair, *batches()[2:]])
+    loaded = load_supernet(supernet)
+    bound = Bound(0, loaded.query, loaded.key, ("C2",), 40)
+    size = (bound.foreseen(1, (64, 64)) + bound.foreseen(2, (64, 64))) // 2
+    more = ["--max-memory", f"{size}B", "--precision", "bfloat16", "--relation-rows", "40"]
+    assert search_det.main(arguments(supernet, tmp_path / "out", *more)) == 0
+    found = json.loads((tmp_path / "out" / "search.json").read_text())
+    assert (found["max_memory"], found["precision"], found["relation_rows"]) == (size, "bfloat16", 40)
+    assert found["split"] == {"batches": 2, "split": 1, "most_parts": 2, "batch_norm_statistics": "of the parts"}
+    assert all(row["sampling_error"] > 0 for row in found["candidates"])
+    printed, page = capsys.readouterr().out, (tmp_path / "out" / "report.html").read_text()
+    for text in (printed, page):
+        assert "40 drawn rows" in text
+        assert "of the parts" in text
+
+
 def test_exhaustive_compares_every_network_that_fits(adapter, supernet, tmp_path):
     assert search_det.main(arguments(supernet, tmp_path / "out", "--exhaustive")) == 0
     found = json.loads((tmp_path / "out" / "search.json").read_text())
@@ -288,6 +340,9 @@ def test_a_killed_search_resumes_to_the_same_result(adapter, supernet, tmp_path,
         (["--group", "0-1", "--all-groups"], "no network of this space is within 1 to 8 GFLOPs"),
         (["--samples", "0"], "0 networks were asked for"),
         (["--device", "tpu7"], "tpu7"),
+        (["--max-memory", "lots"], "'lots' is not an amount of memory"),
+        (["--max-memory", "1MB"], "raise --max-memory"),
+        (["--relation-rows", "1"], "1 rows of the relation"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(adapter, supernet, tmp_path, capsys, more, message):

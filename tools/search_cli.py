@@ -50,6 +50,12 @@ def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[s
         help="search in rounds of more and more images, and drop networks that are behind at this confidence, "
         "such as 0.95",
     )
+    parser.add_argument(
+        "--pareto",
+        action="store_true",
+        help="answer every budget with its whole Pareto front, score against the budgeted cost, each network with "
+        "weights and configs",
+    )
     parser.add_argument("--images", type=_count_or_all, default=256, help="training images drawn, or 'all'")
     parser.add_argument("--batch-size", type=int, default=4, help="images per batch")
     parser.add_argument("--taps", help="feature maps to compare, such as C4,C5; default: those the model reads")
@@ -59,7 +65,25 @@ def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[s
         default="batch",
         help="what batch norms normalise with in the search",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the drawn networks and images")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="what features are computed in; distances are in float32 always",
+    )
+    parser.add_argument(
+        "--relation-rows",
+        type=int,
+        metavar="N",
+        help="estimate every relation from N drawn rows, unbiased (default: all rows, exact)",
+    )
+    parser.add_argument(
+        "--max-memory",
+        metavar="SIZE",
+        help="bound on the tensors that are held at once, such as 4GB; larger batches are compared in parts (default: "
+        "70%% of what is free on the device)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the drawn networks, images and rows")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--resume", action="store_true", help="go on with the unfinished search in --out")
     parser.add_argument("--overwrite", action="store_true", help="replace an output folder that is not empty")
@@ -78,6 +102,7 @@ def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], f
     """
     from data_plugin.evolution import Evolution
     from data_plugin.framework import CONFIG_ENDING
+    from data_plugin.search_memory import parse_bytes
     from data_plugin.search_run import SearchOptions, run_search
 
     winners = run_search(
@@ -96,12 +121,16 @@ def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], f
             batch_size=arguments.batch_size,
             taps=arguments.taps,
             norm=arguments.norm,
+            precision=arguments.precision,
+            relation_rows=arguments.relation_rows,
+            max_memory=None if arguments.max_memory is None else parse_bytes(arguments.max_memory),
             seed=arguments.seed,
             device=arguments.device,
             overwrite=arguments.overwrite,
             resume=arguments.resume,
             evolve=Evolution(arguments.population, arguments.generations) if arguments.evolve else None,
             halve=arguments.halve,
+            pareto=arguments.pareto,
             options=arguments.opts,
         ),
         frameworks,
@@ -113,16 +142,28 @@ def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], f
         cost = f"{winner.flops / 1e9:>8.3f}{winner.params / 1e6:>12.2f}"
         print(f"{winner.budget:<12}{winner.arch!s:<30}{cost}  {_with_error(winner.score, winner.standard_error)}")
     for winner in winners:
+        name = f"{winner.budget}: {winner.arch}" if arguments.pareto else winner.budget
+        at_that_cost = " at no more cost" if arguments.pareto else ""
         if winner.margin is None:
-            print(f"{winner.budget}: it is the only candidate")
+            print(f"{name}: it is the only candidate{at_that_cost}")
         else:
-            lead = f"leads {winner.runner_up} by {_with_error(winner.margin, winner.margin_error)}"
-            print(f"{winner.budget}: {lead}{'' if winner.distinguishable else ' (not distinguishable)'}")
+            lead = f"leads {winner.runner_up}{at_that_cost} by {_with_error(winner.margin, winner.margin_error)}"
+            print(f"{name}: {lead}{'' if winner.distinguishable else ' (not distinguishable)'}")
     for winner in winners:
         for quantity, (composed, whole) in winner.measured.items():
             apart = composed / whole - 1
             print(f"{winner.budget}: {quantity} {composed:.4g} from its blocks, {whole:.4g} whole ({apart:+.1%})")
-    dropped = json.loads((arguments.out / "search.json").read_text())["dropped"]
+    run = json.loads((arguments.out / "search.json").read_text())
+    if arguments.relation_rows:
+        most = max(winner.sampling_error for winner in winners)
+        share = f"up to {most:.2g} of the standard errors" if most else "no map has more, so they are exact"
+        print(f"relations from {arguments.relation_rows} drawn rows: {share}")
+    if run["split"]["split"]:
+        print(
+            "compared in parts to stay within the memory: {split} of {batches} batches, up to {most_parts} parts; "
+            "batch-norm statistics are {batch_norm_statistics}".format(**run["split"])
+        )
+    dropped = run["dropped"]
     if dropped:
         print(f"dropped before they saw all images: {dropped['count']} networks, at confidence {dropped['confidence']}")
     print(f"\nreport: {arguments.out / 'report.html'}\nfine-tune with:")

@@ -1,0 +1,72 @@
+"""What lower precision and drawn relation rows change in a search's ranking, on a trained supernet and real images.
+
+Networks of one budget are ranked exactly in float32 and then with each approximation on the same images; beside the
+rank correlation stand how many of the five closest remain, how much further the approximate winner is than the exact
+one (as a part of the networks' standard deviation), and the CPU time against the exact search's. The last line ranks
+exactly on other images of the data set: what an approximation should be compared with. float16 runs on GPUs only, since
+a CPU without instructions for it takes minutes.
+
+    python benchmarks/search_approximations.py --supernet supernet.safetensors --images JPEGImages
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from norm_policies import correlation, one_budget, rows
+from search import Loader
+
+from data_plugin.checkpoint import load_supernet
+from data_plugin.search import search
+
+APPROXIMATIONS = {
+    "bfloat16 features": {"precision": "bfloat16"},
+    **({"float16 features": {"precision": "float16"}} if torch.cuda.is_available() else {}),
+    "16 rows": {"rows": 16},
+    "64 rows": {"rows": 64},
+    "256 rows": {"rows": 256},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--supernet", type=Path, required=True)
+    parser.add_argument("--images", type=Path, required=True, help="folder of JPEG files")
+    parser.add_argument("--count", type=int, default=16, help="images of a search")
+    parser.add_argument("--networks", type=int, default=48)
+    parser.add_argument("--size", type=int, default=160, help="pixels")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--taps", nargs="+", default=["C5", "C2,C3,C4,C5"])
+    arguments = parser.parse_args()
+    supernet = load_supernet(arguments.supernet)
+    query, key = (branch.to(arguments.device) for branch in (supernet.query, supernet.key))
+    archs = one_budget(supernet.info.space, arguments.networks)
+    files = sorted(arguments.images.glob("*.jpg"))
+    chosen = [files[i] for i in np.random.default_rng(0).permutation(len(files))[: 2 * arguments.count]]
+    same, others = (
+        Loader(part, arguments.size, batch_size=4) for part in (chosen[: arguments.count], chosen[arguments.count :])
+    )
+
+    def scores(loader: Loader, taps: str, **options: object) -> tuple[np.ndarray, float]:
+        start = time.process_time()
+        result = search(query, key, archs, loader, taps.split(","), **options)  # type: ignore[arg-type]
+        return rows(result, archs).mean(1), time.process_time() - start
+
+    print(f"{len(archs)} networks, {arguments.count} images of {arguments.size} pixels")
+    for taps in arguments.taps:
+        exact, seconds = scores(same, taps)
+        print(f"\n{taps}: exact in {seconds:.1f} s of CPU time")
+        print(f"{'':<20}{'Spearman':>10}{'of top 5':>10}{'regret':>8}{'time':>8}")
+        for name, options in {**APPROXIMATIONS, "other images": {}}.items():
+            found, took = scores(others if name == "other images" else same, taps, **options)
+            kept = len(set(exact.argsort()[:5]) & set(found.argsort()[:5]))
+            regret = (exact[found.argmin()] - exact.min()) / exact.std()
+            print(f"{name:<20}{correlation(exact, found):10.4f}{kept:10}{regret:8.2f}{took / seconds:8.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""Comparing the networks of a supernet with its teacher on one batch of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from math import ceil
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_plugin.arch import Arch
+from data_plugin.backbones.dynamic_resnet import DynamicResNet
+from data_plugin.backbones.sliced import batch_statistics
+from data_plugin.framework import ImageBatch
+from data_plugin.prefix_tree import Stages, Visit, walk
+from data_plugin.recalibration import Recalibrated
+from data_plugin.relation import TEMPERATURE, TeacherRelation, draw_rows
+from data_plugin.taps import STAGE_TAPS
+
+NORM_POLICIES = ("batch", "recalibrated", "running")
+"""What batch norms normalise with.
+
+The statistics of the batch at hand; every network's own over some of the images, which costs one more walk; or the
+supernet's running ones, which mix those of all its networks.
+"""
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""In what features may be computed; relations and distances are always in float32 or wider."""
+
+
+class Networks:
+    """Networks of one branch, to be walked over with a norm policy and in a precision.
+
+    Args:
+        network: the branch, in evaluation mode, on the device to compute on.
+        archs: the networks as :func:`data_plugin.prefix_tree.tree_order` sorts them.
+        last_stage: stages after this one, 0 to 3, are not computed.
+        norm: one of :data:`NORM_POLICIES`.
+        precision: of the features.
+        calibration: images (N, 3, H, W) that ``recalibrated`` takes statistics from, batch by batch.
+    """
+
+    def __init__(
+        self,
+        network: DynamicResNet,
+        archs: Sequence[Arch],
+        last_stage: int,
+        norm: str = "batch",
+        precision: torch.dtype = torch.float32,
+        calibration: Iterable[Tensor] = (),
+    ) -> None:
+        self.archs = archs
+        self.device = next(network.parameters()).device
+        self.last_stage = last_stage
+        self.precision = precision
+        self.stages: Callable[[], AbstractContextManager[Stages[Tensor]]] = lambda: nullcontext(network)
+        if norm == "recalibrated":
+            images = (batch.to(self.device) for batch in calibration)
+            self.stages = Recalibrated(network, archs, last_stage, images).walked
+        elif norm == "batch":
+            self.stages = partial(batch_statistics, network)
+
+    def walk(self, images: Tensor, visit: Visit) -> None:
+        """Compute every distinct stage output on images (N, 3, H, W); see :func:`data_plugin.prefix_tree.walk`."""
+        with self.stages() as stages:
+            if self.precision != torch.float32:
+                stages = _Autocast(stages, self.device.type, self.precision)
+            walk(stages, images.to(self.device), self.archs, self.last_stage, visit)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Students compared with their teacher.
+
+    Args:
+        teacher: the one network that is the teacher.
+        students: the networks to compare.
+        taps: the feature maps to compare.
+        temperature: of the relation softmax.
+        rows: rows of the relation that are drawn per image and tap; None takes all.
+        seed: seed of that draw.
+    """
+
+    teacher: Networks
+    students: Networks
+    taps: Sequence[str]
+    temperature: float = TEMPERATURE
+    rows: int | None = None
+    seed: int = 0
+
+    def run(
+        self,
+        batch: ImageBatch,
+        found: Callable[[str, int, int, Tensor, Tensor], None],
+        settled: Callable[[int], None] = lambda networks: None,
+    ) -> None:
+        """Compare on one batch, each distinct feature map once.
+
+        Args:
+            batch: the images.
+            found: called with tap, first, end, distances (N,) and their variances (N,), which are those of all
+                ``students.archs[first:end]``.
+            settled: called with the number of networks whose last tap has been compared.
+        """
+        teachers: dict[int, _Teacher] = {}
+
+        def keep(stage: int, features: Tensor, first: int, end: int) -> None:
+            if STAGE_TAPS[stage] in self.taps:
+                teachers[stage] = _Teacher(features, batch, self.temperature, self._rows(stage, batch))
+
+        def visit(stage: int, features: Tensor, first: int, end: int) -> None:
+            if stage in teachers:
+                found(STAGE_TAPS[stage], first, end, *teachers[stage].estimate(features))
+            if stage == self.students.last_stage:
+                settled(end - first)
+
+        self.teacher.walk(batch.images, keep)
+        self.students.walk(batch.images, visit)
+
+    def distances(
+        self, batch: ImageBatch, settled: Callable[[int], None] = lambda networks: None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Distances and their variances on one batch, both of shape (taps, networks, images), float64."""
+        values = np.zeros((2, len(self.taps), len(self.students.archs), len(batch.names)))
+
+        def found(tap: str, first: int, end: int, distances: Tensor, variances: Tensor) -> None:
+            both = torch.stack([distances, variances]).cpu().numpy()
+            values[:, self.taps.index(tap), first:end] = both[:, None]
+
+        self.run(batch, found, settled)
+        return values[0], values[1]
+
+    def _rows(self, stage: int, batch: ImageBatch) -> Callable[[Sequence[int], int], Tensor | None]:
+        def draw(index: Sequence[int], positions: int) -> Tensor | None:
+            if self.rows is None:
+                return None
+            names = [batch.names[i] for i in index]
+            return draw_rows(names, positions, self.rows, self.seed, STAGE_TAPS[stage])
+
+        return draw
+
+
+class _Teacher:
+    """The teacher's maps of one batch and stage, compared image by image without the padding."""
+
+    def __init__(
+        self,
+        features: Tensor,
+        batch: ImageBatch,
+        temperature: float,
+        rows: Callable[[Sequence[int], int], Tensor | None],
+    ) -> None:
+        height, width = batch.images.shape[-2:]
+        # A position is an image's own if the image reaches into the patch of pixels that it stands for.
+        down, across = height / features.shape[-2], width / features.shape[-1]
+        sizes = [(ceil(h / down), ceil(w / across)) for h, w in batch.sizes]
+        self.count = len(sizes)
+        self.groups = [(size, [i for i, other in enumerate(sizes) if other == size]) for size in sorted(set(sizes))]
+        self.relations = []
+        for (h, w), index in self.groups:
+            drawn = rows(index, h * w)
+            own = self._own(features, index, h, w)
+            self.relations.append(TeacherRelation(own, temperature, None if drawn is None else drawn.to(own.device)))
+
+    def estimate(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        found = torch.empty(2, self.count, dtype=torch.float64, device=features.device)
+        for ((height, width), index), relation in zip(self.groups, self.relations, strict=True):
+            found[:, index] = torch.stack(relation.estimate(self._own(features, index, height, width)))
+        return found[0], found[1]
+
+    def _own(self, features: Tensor, index: Sequence[int], height: int, width: int) -> Tensor:
+        # An index that takes all images would copy them.
+        chosen = features if len(index) == self.count else features[index]
+        return chosen[..., :height, :width]
+
+
+@dataclass(frozen=True)
+class _Autocast:
+    """A supernet whose parts compute in a lower precision where that is safe."""
+
+    stages: Stages[Tensor]
+    device_type: str
+    precision: torch.dtype
+
+    def stem(self, x: Tensor, width: int) -> Tensor:
+        with torch.autocast(self.device_type, self.precision):
+            return self.stages.stem(x, width)
+
+    def stage(self, index: int, x: Tensor, width: int, depth: int, start: int = 0) -> Tensor:
+        with torch.autocast(self.device_type, self.precision):
+            return self.stages.stage(index, x, width, depth, start)
