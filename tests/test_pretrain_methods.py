@@ -61,8 +61,10 @@ def maps(seed, channels=FEATURES):
 
 def info_nce(query, key, queue, temperature):
     query, key = query / query.norm(), key / key.norm()
-    positive = math.exp(query @ key / temperature)
-    return -math.log(positive / (positive + sum(math.exp(query @ negative / temperature) for negative in queue)))
+    positive = math.exp((query @ key).item() / temperature)
+    return -math.log(
+        positive / (positive + sum(math.exp((query @ negative).item() / temperature) for negative in queue))
+    )
 
 
 def test_byol_is_the_distance_of_each_views_prediction_to_the_other_views_target():
@@ -86,8 +88,8 @@ def test_ressl_is_the_cross_entropy_of_the_relations_to_earlier_images():
     expected = 0
     queue = method.queue.bank
     for one, other in zip(method.query_head(query.mean((2, 3))), method.key_head(key.mean((2, 3))), strict=True):
-        student = [math.exp(one @ negative / one.norm() / 0.1) for negative in queue]
-        teacher = [math.exp(other @ negative / other.norm() / 0.04) for negative in queue]
+        student = [math.exp((one @ negative / one.norm()).item() / 0.1) for negative in queue]
+        teacher = [math.exp((other @ negative / other.norm()).item() / 0.04) for negative in queue]
         expected -= sum(
             t / sum(teacher) * math.log(s / sum(student)) for s, t in zip(student, teacher, strict=True)
         ) / len(query)
@@ -243,6 +245,21 @@ def test_two_processes_train_as_one_with_the_whole_batch(images, tmp_path, name)
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert ended.stdout.count("supernet: ") == 1
+    assert_same_supernet(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_two_tasks_of_slurm_train_as_one_with_the_whole_batch(images, tmp_path):
+    pretrain(images, SPACE, recipe("mocov2"), tmp_path / "one", steps=2, device="cpu", precision="fp64")
+    command = two_processes(images, recipe("mocov2"), tmp_path / "two", 2)
+    tool = [sys.executable, *command[command.index("data_plugin.tools.pretrain") - 1 :]]
+    # What srun sets for a job of two tasks on one node.
+    job = {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "pretrain", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
+    job |= {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost", "SLURM_JOB_NODELIST": "localhost"}
+    tasks = [
+        subprocess.Popen(tool, env={**os.environ, **job, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}) for rank in "01"
+    ]
+    assert [task.wait() for task in tasks] == [0, 0]
     assert_same_supernet(tmp_path / "two", tmp_path / "one")
 
 

@@ -51,12 +51,21 @@ class InstanceEvaluator(CityscapesInstanceEvaluator):
     """detectron2's evaluator, without the ``matches.json`` that Cityscapes' scripts leave in the working folder."""
 
     def evaluate(self) -> Any:
-        """The figures that detectron2's evaluator gives; None in all processes but the first."""
+        """The figures that detectron2's evaluator gives; None in all processes but the first.
+
+        Raises:
+            UserError: if all that the detector found of a class is of no account, where Cityscapes' scripts fail.
+        """
         scripts: Any = importlib.import_module(_EVALUATION)
         write = scripts.writeDict2JSON
         # An absolute path stays as it is; the temporary folder goes when the figures are there.
         scripts.writeDict2JSON = lambda contents, path: write(contents, str(Path(self._temp_dir) / path))
         try:
             return super().evaluate()
+        except IndexError as error:
+            raise UserError(
+                "Cityscapes' scripts cannot evaluate a detector whose only findings of a class are in regions that do "
+                "not count, as one that has hardly learnt has; train it longer, then evaluate with --eval-only"
+            ) from error
         finally:
             scripts.writeDict2JSON = write

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import warnings
 from collections.abc import Iterator
@@ -50,7 +51,14 @@ def join_ranks(cfg: CfgNode) -> None:
         warnings.warn(f"{SYNCED[0]} needs GPUs: detectron2's {SYNCED_ANYWHERE} takes its place", stacklevel=2)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if on_gpus else "gloo")
+        # Where it is left to the end of the interpreter, threads of gloo now and then abort the process.
+        atexit.register(_leave_ranks)
         comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+
+
+def _leave_ranks() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @contextmanager

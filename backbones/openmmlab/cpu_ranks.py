@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import warnings
 from typing import Any
 
@@ -22,6 +23,8 @@ def join_cpu_ranks(config: Config) -> None:
     """
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo")
+        # Where it is left to the end of the interpreter, threads of gloo now and then abort the process.
+        atexit.register(_leave_ranks)
     config.model_wrapper_cfg = {
         "type": "MMDistributedDataParallel",
         "device_ids": None,
@@ -30,6 +33,11 @@ def join_cpu_ranks(config: Config) -> None:
     }
     if _unsync(config.model):
         warnings.warn("SyncBN needs GPUs: each process normalises with the statistics of its own images", stacklevel=2)
+
+
+def _leave_ranks() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _unsync(node: Any) -> bool:
