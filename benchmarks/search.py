@@ -118,6 +118,11 @@ def main() -> None:
         throughput = largest_throughput(query, loader, device)
         print(f"{len(files)} images of {arguments.size} pixels on {device}, {torch.get_num_threads()} threads")
         print(f"the largest network alone reaches {throughput / 1e9:.1f} G multiply-accumulates a second\n")
+        for label, run in (("ours", ours), ("per network", per_network), ("authors'", authors)):
+            once = timed(lambda run=run: run(query, key, [space.smallest], loader), device)[1]
+            again = timed(lambda run=run: run(query, key, [space.smallest], loader), device)[1]
+            print(f"{label}: {once - again:.1f} s are spent once in a process, and not counted below")
+        print()
         for name, archs in candidate_sets(space, arguments.samples).items():
             compare(name, archs, query, key, loader, throughput, device, arguments.part)
     print(f"\npeak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
