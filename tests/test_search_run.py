@@ -1,5 +1,8 @@
 import json
+import multiprocessing
+import os
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -325,6 +328,33 @@ def test_a_killed_search_resumes_to_the_same_result(adapter, supernet, tmp_path,
     assert whole == resumed
     assert search_det.main(arguments(supernet, tmp_path / "out", "--resume")) == 2
     assert "holds no unfinished search" in capsys.readouterr().err
+
+
+def test_a_search_may_be_killed_without_warning(adapter, supernet, tmp_path):
+    assert search_det.main(arguments(supernet, tmp_path / "whole")) == 0
+
+    class Killed(Batches):
+        def only(self, indices):
+            for index in indices:
+                if index == 2:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield self[index]
+
+    def search() -> None:
+        torch.set_num_threads(1)  # a forked process has lost the threads of its parent
+        adapter.image_batches = lambda config, count, batch_size, seed: Killed(batches())
+        search_det.main(arguments(supernet, tmp_path / "killed"))
+
+    process = multiprocessing.get_context("fork").Process(target=search)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "search.json").exists()
+    assert search_det.main(arguments(supernet, tmp_path / "killed", "--resume")) == 0
+    whole, resumed = (json.loads((tmp_path / name / "search.json").read_text()) for name in ("whole", "killed"))
+    assert [row["arch"] for row in resumed["candidates"]] == [row["arch"] for row in whole["candidates"]]
+    for one, other in zip(resumed["candidates"], whole["candidates"], strict=True):
+        assert one["score"] == pytest.approx(other["score"], rel=1e-6)
 
 
 @pytest.mark.parametrize(
