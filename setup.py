@@ -55,8 +55,8 @@ setup(
         "pretrain": PRETRAIN,
         "gpu-views": GPU_VIEWS,
         "export": EXPORT,
-        "dev": [*DEV, *EXPORT, *CITYSCAPES],
-        "all": [*OPENMMLAB, *DETECTRON2, *CITYSCAPES, *PRETRAIN, *EXPORT, *DEV],
+        "dev": [*DEV, *EXPORT, *GPU_VIEWS, *CITYSCAPES],
+        "all": [*OPENMMLAB, *DETECTRON2, *CITYSCAPES, *PRETRAIN, *GPU_VIEWS, *EXPORT, *DEV],
     },
     entry_points={
         "console_scripts": [

@@ -216,6 +216,8 @@ def killed_at(step):
 def test_a_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(
     images, tmp_path, monkeypatch, stop, workers, options
 ):
+    if "views_on" in options:
+        pytest.importorskip("kornia", reason="views on a device need kornia")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(images, whole, steps=8, checkpoint_every=2, **options)
     with monkeypatch.context() as patch:
