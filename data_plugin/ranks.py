@@ -60,6 +60,22 @@ def local_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
+def pick_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` is this process's GPU where there is one, else the CPU.
+
+    Raises:
+        UserError: if there is no such device.
+    """
+    if name == "auto":
+        return local_device()
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"the device {name!r} cannot be used here; expected auto, cpu or a GPU such as cuda:0"
+        ) from error
+
+
 def from_first(value: T) -> T:
     """What process 0 gave, in every process."""
     if rank_count() == 1:

@@ -36,7 +36,7 @@ from data_plugin.framework import (
 from data_plugin.halving import halve
 from data_plugin.measured_cost import MeasuredCosts
 from data_plugin.partial_search import PartialSearch, open_partial
-from data_plugin.ranks import from_all, from_first, joined_ranks, local_device, rank, rank_count
+from data_plugin.ranks import from_all, from_first, joined_ranks, pick_device, rank, rank_count
 from data_plugin.search import SearchResult, merged, search
 from data_plugin.search_memory import FREE_PART, free_memory
 from data_plugin.search_output import (
@@ -354,22 +354,6 @@ def _write_configs(
     for name, (adapter, config) in configs.items():
         path = folder / f"{Path(options.config).stem}{CONFIG_ENDING[name]}"
         adapter.write_config(config, winner.arch, weights, path)
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` is this process's GPU where there is one, else the CPU.
-
-    Raises:
-        UserError: if there is no such device.
-    """
-    if name == "auto":
-        return local_device()
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"the device {name!r} cannot be used here; expected auto, cpu or a GPU such as cuda:0"
-        ) from error
 
 
 def _same_config(options: SearchOptions, framework: str, frameworks: Sequence[str]) -> dict[str, tuple[Adapter, Any]]:

@@ -16,8 +16,8 @@ from data_plugin.errors import UserError
 from data_plugin.evaluation.images import labelled_folder, pretrained_size, require_same_classes
 from data_plugin.evaluation.protocols import Evaluation
 from data_plugin.named_networks import named_networks
+from data_plugin.ranks import pick_device
 from data_plugin.search_output import file_hash, installed_versions
-from data_plugin.search_run import pick_device
 
 
 def open_evaluation(

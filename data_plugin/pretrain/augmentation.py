@@ -40,6 +40,11 @@ class View:
     solarize: float = 0.0
 
 
+def jitter(strength: float, brightness: float, contrast: float, saturation: float, hue: float) -> Any:
+    """A :attr:`View.jitter`, all changes multiplied by ``strength``."""
+    return tuple(strength * change for change in (brightness, contrast, saturation, hue))
+
+
 def whole_views(views: Sequence[View], image_size: int, input_format: InputFormat) -> Transform:
     """Make normalised views (3, ``image_size``, ``image_size``) of an image on the CPU."""
     return cast(Transform, MultiViewTransform([_on_cpu(view, image_size, input_format) for view in views]))
@@ -120,8 +125,3 @@ def _on_cpu(view: View, image_size: int, input_format: InputFormat) -> Any:
     if view.solarize:
         return BYOLView2Transform(solarization_prob=view.solarize, **options)
     return SimCLRViewTransform(**options)
-
-
-def jitter(strength: float, brightness: float, contrast: float, saturation: float, hue: float) -> Any:
-    """A :attr:`View.jitter`, all changes multiplied by ``strength``."""
-    return tuple(strength * change for change in (brightness, contrast, saturation, hue))
