@@ -18,7 +18,7 @@ from data_plugin.backbones.sliced import batch_statistics
 from data_plugin.framework import ImageBatch
 from data_plugin.prefix_tree import Stages, Visit, walk
 from data_plugin.recalibration import Recalibrated
-from data_plugin.relation import TEMPERATURE, TeacherRelation, draw_rows
+from data_plugin.relation import TEMPERATURE, TeacherRelation, draw_rows, kept
 from data_plugin.taps import STAGE_TAPS
 
 NORM_POLICIES = ("batch", "recalibrated", "running")
@@ -69,7 +69,9 @@ class Networks:
         with self.stages() as stages:
             if self.precision != torch.float32:
                 stages = _Autocast(stages, self.device.type, self.precision)
-            walk(stages, images.to(self.device), self.archs, self.last_stage, visit)
+            # Faster on CPUs and in half precision on GPUs, and a map's columns then lie as the relation needs them.
+            images = images.to(self.device, memory_format=torch.channels_last)
+            walk(stages, images, self.archs, self.last_stage, visit)
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class Comparison:
         temperature: of the relation softmax.
         rows: rows of the relation that are drawn per image and tap; None takes all.
         seed: seed of that draw.
+        tile: see :class:`~data_plugin.relation.TeacherRelation`.
+        known: which distances are known already and not measured, (taps, networks); None for none.
     """
 
     teacher: Networks
@@ -91,30 +95,33 @@ class Comparison:
     temperature: float = TEMPERATURE
     rows: int | None = None
     seed: int = 0
+    tile: int | None = None
+    known: np.ndarray | None = None
 
     def run(
         self,
         batch: ImageBatch,
-        found: Callable[[str, int, int, Tensor, Tensor], None],
+        found: Callable[[int, int, int, Tensor, Tensor], None],
         settled: Callable[[int], None] = lambda networks: None,
     ) -> None:
         """Compare on one batch, each distinct feature map once.
 
         Args:
             batch: the images.
-            found: called with tap, first, end, distances (N,) and their variances (N,), which are those of all
-                ``students.archs[first:end]``.
+            found: called with the index of a tap, first, end, distances (N,) and their variances (N,), which are those
+                of all ``students.archs[first:end]``.
             settled: called with the number of networks whose last tap has been compared.
         """
+        taps = {STAGE_TAPS.index(name): tap for tap, name in enumerate(self.taps)}
         teachers: dict[int, _Teacher] = {}
 
         def keep(stage: int, features: Tensor, first: int, end: int) -> None:
-            if STAGE_TAPS[stage] in self.taps:
-                teachers[stage] = _Teacher(features, batch, self.temperature, self._rows(stage, batch))
+            if stage in taps:
+                teachers[stage] = _Teacher(features, batch, self, STAGE_TAPS[stage])
 
         def visit(stage: int, features: Tensor, first: int, end: int) -> None:
-            if stage in teachers:
-                found(STAGE_TAPS[stage], first, end, *teachers[stage].estimate(features))
+            if stage in taps and not (self.known is not None and self.known[taps[stage], first]):
+                found(taps[stage], first, end, *teachers[stage].estimate(features))
             if stage == self.students.last_stage:
                 settled(end - first)
 
@@ -124,37 +131,25 @@ class Comparison:
     def distances(
         self, batch: ImageBatch, settled: Callable[[int], None] = lambda networks: None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Distances and their variances on one batch, both of shape (taps, networks, images), float64."""
-        values = np.zeros((2, len(self.taps), len(self.students.archs), len(batch.names)))
+        """Distances and their variances on one batch, both (taps, networks, images), float64; zero where known."""
+        shape = (2, len(self.taps), len(self.students.archs), len(batch.names))
+        # On the device to the end: fetching every value when it is found would make a GPU wait each time.
+        values = torch.zeros(shape, dtype=torch.float64, device=self.students.device)
 
-        def found(tap: str, first: int, end: int, distances: Tensor, variances: Tensor) -> None:
-            both = torch.stack([distances, variances]).cpu().numpy()
-            values[:, self.taps.index(tap), first:end] = both[:, None]
+        def found(tap: int, first: int, end: int, distances: Tensor, variances: Tensor) -> None:
+            values[:, tap, first:end] = torch.stack([distances, variances])[:, None]
 
         self.run(batch, found, settled)
-        return values[0], values[1]
-
-    def _rows(self, stage: int, batch: ImageBatch) -> Callable[[Sequence[int], int], Tensor | None]:
-        def draw(index: Sequence[int], positions: int) -> Tensor | None:
-            if self.rows is None:
-                return None
-            names = [batch.names[i] for i in index]
-            return draw_rows(names, positions, self.rows, self.seed, STAGE_TAPS[stage])
-
-        return draw
+        distances, variances = values.cpu().numpy()
+        return distances, variances
 
 
 class _Teacher:
-    """The teacher's maps of one batch and stage, compared image by image without the padding."""
+    """The teacher's maps of one batch and tap, compared image by image without the padding."""
 
-    def __init__(
-        self,
-        features: Tensor,
-        batch: ImageBatch,
-        temperature: float,
-        rows: Callable[[Sequence[int], int], Tensor | None],
-    ) -> None:
+    def __init__(self, features: Tensor, batch: ImageBatch, comparison: Comparison, tap: str) -> None:
         height, width = batch.images.shape[-2:]
+        rows, padded = comparison.rows, features.shape[-2] * features.shape[-1]
         # A position is an image's own if the image reaches into the patch of pixels that it stands for.
         down, across = height / features.shape[-2], width / features.shape[-1]
         sizes = [(ceil(h / down), ceil(w / across)) for h, w in batch.sizes]
@@ -162,9 +157,17 @@ class _Teacher:
         self.groups = [(size, [i for i, other in enumerate(sizes) if other == size]) for size in sorted(set(sizes))]
         self.relations = []
         for (h, w), index in self.groups:
-            drawn = rows(index, h * w)
-            own = self._own(features, index, h, w)
-            self.relations.append(TeacherRelation(own, temperature, None if drawn is None else drawn.to(own.device)))
+            names = [batch.names[i] for i in index]
+            drawn = None if rows is None else draw_rows(names, h * w, rows, comparison.seed, tap)
+            self.relations.append(
+                TeacherRelation(
+                    self._own(features, index, h, w),
+                    comparison.temperature,
+                    None if drawn is None else drawn.to(features.device),
+                    comparison.tile,
+                    keep=kept(padded, rows),  # by the padded size, for which memory was foreseen
+                )
+            )
 
     def estimate(self, features: Tensor) -> tuple[Tensor, Tensor]:
         found = torch.empty(2, self.count, dtype=torch.float64, device=features.device)

@@ -10,11 +10,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from data_plugin.errors import UserError
+
 TEMPERATURE = 0.2
 """Temperature of the relation softmax; columns are L2-normalised, as in the contrastive loss of MoCo v2."""
 
-BLOCK = 2**22
-"""Similarities that are held at once: rows of the relation are streamed in blocks of about this many entries."""
+LOWEST_TEMPERATURE = 0.02
+"""Somewhat below it exp(-1 / temperature) is no float32 any more."""
+
+TILES = {"cpu": 256, "cuda": 2048}
+"""By type of device, positions along each side of the part of a relation that is held at once.
+
+On a CPU one that stays in its cache is fastest (``benchmarks/relation.py``); a GPU wants enough work in each call.
+"""
+
+KEPT = 2**24
+"""See :func:`kept`."""
 
 
 class TeacherRelation:
@@ -22,28 +33,51 @@ class TeacherRelation:
 
     For every position i of a feature map, r_ij is the softmax over all positions j of m_i . m_j / temperature
     (columns m L2-normalised), and a student with relations r is R = sum_i sum_j -r'_ij log r_ij away from a
-    teacher with relations r' (DATA, Eq. 4 and 5; lower is closer). Channel numbers may differ. Whole rows are
-    computed in blocks, so memory grows with HW and never with its square.
+    teacher with relations r' (DATA, Eq. 4 and 5; lower is closer). Channel numbers may differ. The relation is
+    computed in tiles, so memory grows with HW and never with its square.
 
     Args:
         features: the teacher's feature maps (N, C', H, W).
-        temperature: above 0.
+        temperature: at least :data:`LOWEST_TEMPERATURE`.
         rows: positions i (N, n), n at least 2, distinct within each map, whose share of R stands for all; None sums
             all. Drawn uniformly, as :func:`draw_rows` does, they leave R unbiased.
+        tile: positions along each side of a tile; None takes those of :data:`TILES`.
+        keep: keep the teacher's side in memory; None decides by :func:`kept`.
+
+    Raises:
+        UserError: if the temperature is too low.
     """
 
-    def __init__(self, features: Tensor, temperature: float = TEMPERATURE, rows: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        features: Tensor,
+        temperature: float = TEMPERATURE,
+        rows: Tensor | None = None,
+        tile: int | None = None,
+        keep: bool | None = None,
+    ) -> None:
+        if not temperature >= LOWEST_TEMPERATURE:
+            raise UserError(f"the temperature is {temperature}; expected at least {LOWEST_TEMPERATURE}")
         self.temperature = temperature
         self.rows = rows
-        self.columns = _columns(features)
-        images, positions, _ = self.columns.shape
-        count = positions if rows is None else rows.shape[1]
-        height = max(1, BLOCK // (images * positions))
-        self.blocks = [slice(start, start + height) for start in range(0, count, height)]
-        if features.is_meta:  # Only memory is of interest there, and all blocks take the same.
-            self.blocks = self.blocks[:2]
-        # Where one block is all, every student needs the same one; where there are many, they would fill the memory.
-        self.targets = list(self._targets()) if len(self.blocks) == 1 else None
+        self.columns = self._columns(features)
+        self.selected = self._selected(self.columns)
+        count, positions = self.selected.shape[1], self.columns.shape[1]
+        keep = kept(positions, count) if keep is None else keep
+        size = tile or TILES[features.device.type]
+        blocks = _blocks(positions, size)
+        if rows is None:
+            # What the tiles below the diagonal hold is what those above it hold.
+            self.tiles = [(block, other) for i, block in enumerate(blocks) for other in blocks[i:]]
+        else:
+            self.tiles = [(block, other) for block in _blocks(count, size) for other in blocks]
+        if features.is_meta and not keep:  # Only memory is of interest there, and tiles that go again take the same.
+            self.tiles = self.tiles[:2]
+        sums = torch.zeros(self.selected.shape[:2], dtype=torch.float64, device=features.device)
+        for each in self.tiles:
+            self._add_up(sums, self._logits(self.selected, self.columns, *each).exp_(), *each)
+        self.shares = sums.reciprocal().float()
+        self.targets = list(self._targets()) if keep else None
 
     def distance(self, features: Tensor) -> Tensor:
         """Distance of each student map (N, C, H, W) to the teacher's, shape (N,), float64."""
@@ -55,31 +89,64 @@ class TeacherRelation:
         Returns:
             Distances (N,) and variances (N,), float64; variances are zero where no rows were drawn.
         """
-        student = _columns(features)
+        student = self._columns(features)
         selected = self._selected(student)
-        images, positions, _ = student.shape
-        total, squares = torch.zeros(2, images, dtype=torch.float64, device=student.device)
-        for block, target in zip(self.blocks, self.targets or self._targets(), strict=True):
-            logits = selected[:, block] @ student.mT
-            cross_entropy = (logits.logsumexp(dim=-1) - (target * logits).sum(dim=-1)).double()
-            total += cross_entropy.sum(dim=-1)
-            squares += cross_entropy.square().sum(dim=-1)
+        sums, expected = torch.zeros(2, *selected.shape[:2], dtype=torch.float64, device=student.device)
+        for tile, target in zip(self.tiles, self.targets or self._targets(), strict=True):
+            logits = self._logits(selected, student, *tile)
+            expected[:, tile[0]] += torch.linalg.vecdot(target, logits)
+            self._add_up(sums, logits.exp_(), *tile)
+        cross_entropy = sums.log() - expected
+        total = cross_entropy.sum(dim=1)
         if self.rows is None:
             return total, torch.zeros_like(total)
-        count = self.rows.shape[1]
-        spread = (squares - total.square() / count).clamp_min(0) / (count - 1)
-        return total * positions / count, spread * positions**2 / count * (1 - count / positions)
+        positions, count = student.shape[1], selected.shape[1]
+        variance = cross_entropy.var(dim=1) * positions**2 / count * (1 - count / positions)
+        return total * positions / count, variance
 
-    def _targets(self) -> Iterator[Tensor]:
-        selected = self._selected(self.columns)
-        for block in self.blocks:
-            yield (selected[:, block] @ self.columns.mT).softmax(dim=-1)
+    def _columns(self, features: Tensor) -> Tensor:
+        """Columns of each map, (N, C, H, W) to (N, HW, C), whose products are similarities / temperature."""
+        columns = F.normalize(features.float().flatten(2).mT, dim=2)
+        return columns.div_(self.temperature**0.5)
 
     def _selected(self, columns: Tensor) -> Tensor:
-        """The columns whose rows of the relation are summed up, divided by the temperature."""
-        if self.rows is not None:
-            columns = columns.gather(1, self.rows[..., None].expand(-1, -1, columns.shape[2]))
-        return columns / self.temperature
+        """The columns whose rows of the relation are summed up."""
+        if self.rows is None:
+            return columns
+        return columns.gather(1, self.rows[..., None].expand(-1, -1, columns.shape[2]))
+
+    def _logits(self, selected: Tensor, columns: Tensor, block: slice, other: slice) -> Tensor:
+        # Less 1 / temperature, which no similarity exceeds: exp() cannot overflow, and R does not change.
+        highest = columns.new_tensor(1 / self.temperature)
+        return torch.baddbmm(highest, selected[:, block], columns[:, other].mT, beta=-1)
+
+    def _add_up(self, sums: Tensor, values: Tensor, block: slice, other: slice) -> None:
+        """Add a tile to the sums of its rows and, where it stands for its mirror image too, of that one's."""
+        sums[:, block] += values.sum(dim=2)
+        if self._mirrored(block, other):
+            sums[:, other] += values.sum(dim=1)
+
+    def _targets(self) -> Iterator[Tensor]:
+        """Tile by tile the teacher's relations r', with those of its mirror image added where it stands for both."""
+        for block, other in self.tiles:
+            values = self._logits(self.selected, self.columns, block, other).exp_()
+            shares = self.shares[:, block, None]
+            if self._mirrored(block, other):
+                shares = shares + self.shares[:, None, other]
+            yield values.mul_(shares)
+
+    def _mirrored(self, block: slice, other: slice) -> bool:
+        return self.rows is None and block != other
+
+
+def kept(positions: int, rows: int | None) -> bool:
+    """Whether a teacher's side is kept in memory for all students, instead of computed again for each.
+
+    Args:
+        positions: number of positions of the map.
+        rows: rows that are drawn; None stands for all.
+    """
+    return positions * min(rows or positions, positions) <= KEPT
 
 
 def draw_rows(images: Sequence[str], positions: int, count: int, seed: int, tap: str) -> Tensor | None:
@@ -102,6 +169,5 @@ def draw_rows(images: Sequence[str], positions: int, count: int, seed: int, tap:
     return torch.from_numpy(np.stack(list(draws)))
 
 
-def _columns(features: Tensor) -> Tensor:
-    """L2-normalised columns of each map, (N, C, H, W) to (N, HW, C)."""
-    return F.normalize(features.float().flatten(2).mT.contiguous(), dim=2)
+def _blocks(count: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]

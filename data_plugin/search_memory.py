@@ -25,6 +25,7 @@ from data_plugin.errors import UserError
 from data_plugin.framework import ImageBatch
 from data_plugin.prefix_tree import tree_order
 from data_plugin.ranks import local_rank_count
+from data_plugin.relation import TILES
 from data_plugin.space import SearchSpace
 from data_plugin.taps import STAGE_TAPS
 
@@ -113,10 +114,10 @@ class Bound:
             comparison = self._comparison if compared else replace(self._comparison, taps=())
             pixels = torch.empty(images, 3, *size, device="meta")
             batch = ImageBatch(pixels, [size] * images, [str(i) for i in range(images)])
-            with torch.inference_mode(), _Allocated() as allocated:
+            weights = [tensor for branch in self._branches for tensor in _tensors(branch)]
+            with torch.inference_mode(), _Allocated([*weights, pixels]) as allocated:
                 comparison.run(batch, lambda *_: None)
-            weights = sum(_bytes(tensor) for branch in (self.query, self.key) for tensor in _tensors(branch))
-            self._cache[key] = self.held + weights + _bytes(pixels) + allocated.peak
+            self._cache[key] = self.held + allocated.peak
         return self._cache[key]
 
     @cached_property
@@ -124,13 +125,19 @@ class Bound:
         return {}
 
     @cached_property
+    def _branches(self) -> tuple[DynamicResNet, DynamicResNet]:
+        return _without_data(self.query), _without_data(self.key)
+
+    @cached_property
     def _comparison(self) -> Comparison:
         """A comparison that computes nothing, on networks whose walk holds as much as that of any networks."""
         last_stage = max(STAGE_TAPS.index(tap) for tap in self.taps)
         widest = tree_order(list(_widest(self.query.space)))
-        teacher = Networks(_without_data(self.key), widest[-1:], last_stage, norm="running")
-        students = Networks(_without_data(self.query), widest, last_stage, norm="running")
-        return Comparison(teacher, students, self.taps, rows=self.rows)
+        query, key = self._branches
+        teacher = Networks(key, widest[-1:], last_stage, norm="running")
+        students = Networks(query, widest, last_stage, norm="running")
+        tile = TILES[next(self.query.parameters()).device.type]
+        return Comparison(teacher, students, self.taps, rows=self.rows, tile=tile)
 
 
 def part_of(batch: ImageBatch, first: int, end: int) -> ImageBatch:
@@ -165,18 +172,16 @@ def _tensors(network: DynamicResNet) -> list[Tensor]:
     return [*network.parameters(), *network.buffers()]
 
 
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
 class _Allocated(TorchDispatchMode):
-    """Counts the bytes of all tensors that come into being and of those that are alive at once."""
+    """Counts the bytes of the tensors that are alive at once, of those that were there before and of new ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: Sequence[Tensor]) -> None:
         super().__init__()
         self.now = 0
         self.peak = 0
         self.alive: set[int] = set()
+        for tensor in before:
+            self._count(tensor.untyped_storage())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

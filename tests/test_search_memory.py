@@ -3,7 +3,7 @@ import pytest
 import torch
 from test_search import SPACE, Batches, batches
 
-from data_plugin import UserError
+from data_plugin import UserError, relation
 from data_plugin.backbones import DynamicResNet
 from data_plugin.comparison import Comparison
 from data_plugin.measured_cost import activations_of
@@ -39,11 +39,14 @@ def peak(supernet, data: Batches, archs=ARCHS, **options) -> float:
     return held(supernet) + activations_of(run, images)
 
 
+@pytest.mark.parametrize("rows", [None, 300])
+@pytest.mark.parametrize("kept", [0, 2**24])
 @pytest.mark.parametrize("count", [1, 3])
-def test_what_is_foreseen_is_what_a_search_of_the_widest_networks_takes(supernet, count):
+def test_what_is_foreseen_is_what_a_search_of_the_widest_networks_takes(supernet, monkeypatch, count, kept, rows):
+    monkeypatch.setattr(relation, "KEPT", kept)
     among = [arch for arch in SPACE if (arch.stem, arch.width) == (SPACE.largest.stem, SPACE.largest.width)]
-    measured = peak(supernet, batches([SIZE] * count), among)
-    assert measured == pytest.approx(foreseen(supernet, count), rel=0.1)
+    measured = peak(supernet, batches([SIZE] * count), among, rows=rows)
+    assert measured == pytest.approx(Bound(0, *supernet, TAPS, rows).foreseen(count, SIZE), rel=0.02)
 
 
 @pytest.mark.parametrize("norm", ["batch", "running"])
