@@ -97,6 +97,6 @@ def _joined(before: SearchResult, now: SearchResult) -> SearchResult:
         distances=np.concatenate([earlier, now.distances], axis=2),
         images=[*before.images, *now.images],
         data_hash=before.data_hash + now.data_hash,
-        sampling_variance=before.sampling_variance[[rows[arch] for arch in now.archs]] + now.sampling_variance,
+        sampling_variance=before.sampling_variance[:, [rows[arch] for arch in now.archs]] + now.sampling_variance,
         parts=[*before.parts, *now.parts],
     )

@@ -29,6 +29,11 @@ def tree_order(archs: Sequence[Arch]) -> list[Arch]:
     return sorted(set(archs), key=_path)
 
 
+def prefix(arch: Arch, stage: int) -> tuple[int, ...]:
+    """What decides the output of ``stage``, 0 to 3: networks that agree on it compute the same features there."""
+    return _path(arch)[: 2 * stage + 3]
+
+
 class Stages(Protocol[X]):
     """What is walked: a supernet, or something that runs or counts its parts in another way."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -17,7 +17,7 @@ from data_plugin.comparison import NORM_POLICIES, PRECISIONS, Comparison, Networ
 from data_plugin.errors import UserError
 from data_plugin.framework import ImageBatch, ImageBatches
 from data_plugin.partial_search import BatchDistances, PartialSearch
-from data_plugin.prefix_tree import tree_order
+from data_plugin.prefix_tree import prefix, tree_order
 from data_plugin.ranks import from_all, from_first, rank, rank_count
 from data_plugin.recalibration import statistics_bytes
 from data_plugin.relation import TEMPERATURE
@@ -38,8 +38,8 @@ class SearchResult:
         distances: per tap, network and image, shape (taps, archs, images), float64.
         images: what identifies each image.
         data_hash: SHA-256 over the hashes of the batches' pixels as the networks saw them.
-        sampling_variance: per network, the variance from drawing rows of the relation, summed up over taps and images,
-            shape (archs,); zero where all rows were taken.
+        sampling_variance: per tap and network, the variance from drawing rows of the relation, summed up over the
+            images, shape (taps, archs); zero where all rows were taken.
         parts: per batch, in how many parts it was compared to stay within a memory bound.
     """
 
@@ -72,7 +72,7 @@ class SearchResult:
 
         It is a part of :attr:`standard_errors`, since the draws of different images are independent.
         """
-        return np.sqrt(self.sampling_variance) / len(self.images)
+        return np.sqrt(self.sampling_variance.sum(axis=0)) / len(self.images)
 
     def ranking(self, among: Sequence[Arch]) -> list[int]:
         """Indices into ``archs`` of the given networks, closest first."""
@@ -100,6 +100,7 @@ def search(
     rows: int | None = None,
     seed: int = 0,
     max_memory: int | None = None,
+    scored: SearchResult | None = None,
     unfinished: PartialSearch | None = None,
     progress: Callable[[float], None] = lambda networks: None,
 ) -> SearchResult:
@@ -126,6 +127,8 @@ def search(
         max_memory: bytes of tensors that may be held at once on the device. A batch that needs more is compared in
             parts: with the same result under ``running``, with statistics of the parts where batches give statistics.
             None takes :data:`~data_plugin.search_memory.FREE_PART` of what is free.
+        scored: an earlier result of the same search on the same batches; distances of prefixes that it holds are
+            taken from it.
         unfinished: keeps every finished batch, and tells which are finished already.
         progress: called with the number of networks that a finished part of a batch has settled.
 
@@ -147,9 +150,14 @@ def search(
         raise UserError(f"the precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
     if rows is not None and rows < 2:
         raise UserError(f"{rows} rows of the relation were asked for; expected at least 2, or none to take all")
-    archs = tree_order(archs)
+    requested = tree_order(archs)
+    where = _where_scored(scored, requested, taps)
+    new: np.ndarray = np.any(where < 0, axis=0)
+    archs = [arch for arch, is_new in zip(requested, new, strict=True) if is_new]
     before = from_first({} if unfinished is None else unfinished.read())
-    progress(len(archs) * len(before))
+    progress(len(requested) * len(batches) - len(archs) * (len(batches) - len(before)))
+    if scored is not None and not archs:
+        return _filled(scored, requested, where, scored, new)
     todo = [index for index in range(len(batches)) if index not in before][rank() :: rank_count()]
     measured = {}
     last_stage = STAGE_TAPS.index(taps[-1])
@@ -170,19 +178,20 @@ def search(
             )
             for branch, among in sides
         )
-        comparison = Comparison(teacher, students, taps, temperature, rows, seed)
+        comparison = Comparison(teacher, students, taps, temperature, rows, seed, known=where[:, new] >= 0)
         for index, batch in zip(todo, batches.only(todo), strict=True):
             measured[index] = _measure(comparison, batch, bound, norm, progress)
             if unfinished is not None:
                 unfinished.write(index, measured[index])
     found = {index: part for parts in [before, *from_all(measured)] for index, part in parts.items()}
-    return _result(archs, taps, [found[index] for index in range(len(batches))])
+    result = _result(archs, taps, [found[index] for index in range(len(batches))])
+    return result if scored is None else _filled(result, requested, where, scored, new)
 
 
 def merged(results: Sequence[SearchResult]) -> SearchResult:
     """One result of several over the same images; a network that is in more than one is taken once."""
     rows = {arch: found.distances[:, i] for found in results for i, arch in enumerate(found.archs)}
-    variances = {arch: found.sampling_variance[i] for found in results for i, arch in enumerate(found.archs)}
+    variances = {arch: found.sampling_variance[:, i] for found in results for i, arch in enumerate(found.archs)}
     parts = np.max([found.parts for found in results], axis=0).tolist()
     first = results[0]
     return SearchResult(
@@ -191,9 +200,35 @@ def merged(results: Sequence[SearchResult]) -> SearchResult:
         np.stack(list(rows.values()), axis=1),
         first.images,
         first.data_hash,
-        np.array(list(variances.values())),
+        np.stack(list(variances.values()), axis=1),
         parts,
     )
+
+
+def _where_scored(scored: SearchResult | None, archs: Sequence[Arch], taps: Sequence[str]) -> np.ndarray:
+    """Per tap and network, a network of an earlier result that has the same features there, or -1."""
+    if scored is None:
+        return np.full((len(taps), len(archs)), -1)
+    where = []
+    for tap in taps:
+        stage = STAGE_TAPS.index(tap)
+        held = {prefix(arch, stage): i for i, arch in enumerate(scored.archs)}
+        where.append([held.get(prefix(arch, stage), -1) for arch in archs])
+    return np.array(where)
+
+
+def _filled(
+    result: SearchResult, archs: Sequence[Arch], where: np.ndarray, scored: SearchResult, new: np.ndarray
+) -> SearchResult:
+    """The result for all ``archs``, of which ``result`` measured the new ones, and an earlier one scored the others."""
+    if list(result.images) != list(scored.images) or tuple(result.taps) != tuple(scored.taps):
+        raise ValueError("scored is of other images or taps than this search")
+    own = np.maximum(np.cumsum(new) - 1, 0)  # where the result has each network, if it has
+    earlier = np.take_along_axis(scored.distances, where[..., None], axis=1)
+    distances = np.where(where[..., None] < 0, result.distances[:, own], earlier)
+    earlier = np.take_along_axis(scored.sampling_variance, where, axis=1)
+    variance = np.where(where < 0, result.sampling_variance[:, own], earlier)
+    return replace(result, archs=archs, distances=distances, sampling_variance=variance)
 
 
 def _calibration(batches: ImageBatches, images: int, bound: Bound) -> Iterator[Tensor]:
@@ -245,7 +280,7 @@ def _result(archs: Sequence[Arch], taps: Sequence[str], found: Sequence[BatchDis
         distances=np.concatenate([batch.distances for batch in found], axis=2),
         images=[name for batch in found for name in batch.images],
         data_hash=hashlib.sha256("".join(batch.sha256 for batch in found).encode()).hexdigest(),
-        sampling_variance=np.sum([batch.sampling_variance for batch in found], axis=(0, 1)),
+        sampling_variance=np.sum([batch.sampling_variance for batch in found], axis=0),
         parts=[batch.parts for batch in found],
     )
 

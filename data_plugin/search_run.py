@@ -252,7 +252,8 @@ def _evolve(
 
         def of_generation(number: int, archs: Sequence[Arch], budget: Budget = budget) -> list[float]:
             part = unfinished.part(f"{budget.folder}-{number:03d}")
-            found = measure(archs=archs, batches=batches, unfinished=part)
+            scored = merged(results) if results else None
+            found = measure(archs=archs, batches=batches, scored=scored, unfinished=part)
             results.append(found)
             scores = dict(zip(found.archs, found.scores.tolist(), strict=True))
             return [scores[arch] for arch in archs]

@@ -26,7 +26,7 @@ def run(values: np.ndarray, candidates, **options):
         rows = [ARCHS.index(arch) for arch in archs]
         names = [str(column) for column in columns]
         found = values[None, rows][:, :, columns]
-        return SearchResult(archs, ["C5"], found, names, "x", np.zeros(len(archs)), [1] * len(indices))
+        return SearchResult(archs, ["C5"], found, names, "x", np.zeros((1, len(archs))), [1] * len(indices))
 
     return halve(measure, candidates, IMAGES // BATCH, **options), work
 

@@ -198,6 +198,67 @@ def test_features_that_overflow_are_refused(supernet):
         search(query, key, [SPACE.smallest], data, ["C5"], norm="running", precision="float16")
 
 
+@pytest.mark.parametrize("norm", ["batch", "recalibrated"])
+def test_prefixes_that_are_scored_already_are_not_compared_again(supernet, monkeypatch, norm):
+    query, key = supernet
+    data, taps, options = batches([(64, 96)] * 2, [(96, 64)]), ("C2", "C4", "C5"), {"norm": norm, "rows": 20}
+    earlier = SPACE.sample(20, seed=1)
+    later = [*SPACE.sample(20, seed=2), *earlier[:4]]
+    estimate, compared = TeacherRelation.estimate, []
+
+    def counted(relation: TeacherRelation, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if not features.is_meta:  # on which memory is foreseen
+            compared.append(features)
+        return estimate(relation, features)
+
+    monkeypatch.setattr(TeacherRelation, "estimate", counted)
+    scored = search(query, key, earlier, data, taps, **options)
+
+    def comparisons(archs, **more):
+        compared.clear()
+        return search(query, key, archs, data, taps, **options, **more), len(compared)
+
+    expected, alone = comparisons(later)
+    found, new = comparisons(later, scored=scored)
+    both = comparisons([*earlier, *later])[1]
+    assert new == both - comparisons(earlier)[1] < alone
+    assert found.archs == expected.archs
+    np.testing.assert_allclose(found.distances, expected.distances, rtol=1e-6)
+    np.testing.assert_allclose(found.sampling_variance, expected.sampling_variance, rtol=1e-3)
+    assert (found.images, found.data_hash, found.parts) == (expected.images, expected.data_hash, expected.parts)
+    again, none = comparisons(earlier[:3], scored=scored)
+    assert none == 0
+    assert again.ranking(earlier[:3]) == search(query, key, earlier[:3], data, taps, **options).ranking(earlier[:3])
+    with pytest.raises(ValueError, match="other images or taps"):
+        search(query, key, later, batches([(64, 64)]), taps, **options, scored=scored)
+
+
+@pytest.mark.parametrize("size", [(65, 97), (63, 33), (50, 71)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"strides": (1, 2, 1, 1), "dilations": (1, 1, 2, 4)},
+        {"strides": (1, 2, 2, 1), "dilations": (1, 1, 1, 2), "contract_dilation": True},
+    ],
+)
+def test_scores_at_any_stride_dilation_and_size_equal_running_every_network_on_its_own(supernet, options, size):
+    query, key = (branch.with_options(**options) for branch in supernet)
+    archs = SPACE.sample(6, seed=3)
+    data = batches([size] * 2, [size[::-1]])
+    result = search(query, key, archs, data, ("C2", "C3", "C4", "C5"), norm="batch")
+    query.train(), key.train()
+    start = 0
+    for batch in data:
+        with torch.no_grad():
+            teachers = [TeacherRelation(features) for features in key(batch.images, SPACE.largest)]
+            for i, arch in enumerate(result.archs):
+                for t, features in enumerate(query(batch.images, arch)):
+                    found = result.distances[t, i, start : start + len(batch.names)]
+                    np.testing.assert_allclose(found, teachers[t].distance(features), rtol=1e-4)
+        start += len(batch.names)
+
+
 def test_progress_counts_networks_per_batch(supernet):
     query, key = supernet
     archs = SPACE.sample(7, seed=1)

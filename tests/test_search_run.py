@@ -371,7 +371,7 @@ def test_a_search_may_be_killed_without_warning(adapter, supernet, tmp_path):
         (["--samples", "0"], "0 networks were asked for"),
         (["--device", "tpu7"], "tpu7"),
         (["--max-memory", "lots"], "'lots' is not an amount of memory"),
-        (["--max-memory", "1MB"], "raise --max-memory"),
+        (["--max-memory", "0.1MB"], "raise --max-memory"),
         (["--relation-rows", "1"], "1 rows of the relation"),
     ],
 )
