@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import importlib.util
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -43,6 +46,8 @@ class TeacherRelation:
             all. Drawn uniformly, as :func:`draw_rows` does, they leave R unbiased.
         tile: positions along each side of a tile; None takes those of :data:`TILES`.
         keep: keep the teacher's side in memory; None decides by :func:`kept`.
+        kernel: compute with the Triton kernel of :mod:`data_plugin.relation_kernel` instead of PyTorch; None takes,
+            on a CUDA device, what is faster there for the first student, else PyTorch.
 
     Raises:
         UserError: if the temperature is too low.
@@ -55,11 +60,13 @@ class TeacherRelation:
         rows: Tensor | None = None,
         tile: int | None = None,
         keep: bool | None = None,
+        kernel: bool | None = None,
     ) -> None:
         if not temperature >= LOWEST_TEMPERATURE:
             raise UserError(f"the temperature is {temperature}; expected at least {LOWEST_TEMPERATURE}")
         self.temperature = temperature
         self.rows = rows
+        self.highest = torch.tensor(1 / temperature, device=features.device)
         self.columns = self._columns(features)
         self.selected = self._selected(self.columns)
         count, positions = self.selected.shape[1], self.columns.shape[1]
@@ -78,6 +85,9 @@ class TeacherRelation:
             self._add_up(sums, self._logits(self.selected, self.columns, *each).exp_(), *each)
         self.shares = sums.reciprocal().float()
         self.targets = list(self._targets()) if keep else None
+        self.kernel = kernel
+        if kernel is None and not (features.is_cuda and importlib.util.find_spec("triton")):
+            self.kernel = False
 
     def distance(self, features: Tensor) -> Tensor:
         """Distance of each student map (N, C, H, W) to the teacher's, shape (N,), float64."""
@@ -90,19 +100,32 @@ class TeacherRelation:
             Distances (N,) and variances (N,), float64; variances are zero where no rows were drawn.
         """
         student = self._columns(features)
+        if self.kernel is None:
+            self.kernel = _is_faster(self._fused, self._tiled, student)
+            self.targets = None if self.kernel else self.targets
+        cross_entropies = (self._fused if self.kernel else self._tiled)(student)
+        total = cross_entropies.sum(dim=1)
+        if self.rows is None:
+            return total, torch.zeros_like(total)
+        positions, count = student.shape[1], self.rows.shape[1]
+        variance = cross_entropies.var(dim=1) * positions**2 / count * (1 - count / positions)
+        return total * positions / count, variance
+
+    def _tiled(self, student: Tensor) -> Tensor:
+        """Cross-entropies of the rows (N, n); without drawn rows, a row may have a part of another's."""
         selected = self._selected(student)
         sums, expected = torch.zeros(2, *selected.shape[:2], dtype=torch.float64, device=student.device)
         for tile, target in zip(self.tiles, self.targets or self._targets(), strict=True):
             logits = self._logits(selected, student, *tile)
             expected[:, tile[0]] += torch.linalg.vecdot(target, logits)
             self._add_up(sums, logits.exp_(), *tile)
-        cross_entropy = sums.log() - expected
-        total = cross_entropy.sum(dim=1)
-        if self.rows is None:
-            return total, torch.zeros_like(total)
-        positions, count = student.shape[1], selected.shape[1]
-        variance = cross_entropy.var(dim=1) * positions**2 / count * (1 - count / positions)
-        return total * positions / count, variance
+        return sums.log() - expected
+
+    def _fused(self, student: Tensor) -> Tensor:
+        """Cross-entropies of the rows (N, n)."""
+        from data_plugin.relation_kernel import cross_entropies
+
+        return cross_entropies(self.columns, student, self.rows, 1 / self.temperature).double()
 
     def _columns(self, features: Tensor) -> Tensor:
         """Columns of each map, (N, C, H, W) to (N, HW, C), whose products are similarities / temperature."""
@@ -117,8 +140,7 @@ class TeacherRelation:
 
     def _logits(self, selected: Tensor, columns: Tensor, block: slice, other: slice) -> Tensor:
         # Less 1 / temperature, which no similarity exceeds: exp() cannot overflow, and R does not change.
-        highest = columns.new_tensor(1 / self.temperature)
-        return torch.baddbmm(highest, selected[:, block], columns[:, other].mT, beta=-1)
+        return torch.baddbmm(self.highest, selected[:, block], columns[:, other].mT, beta=-1)
 
     def _add_up(self, sums: Tensor, values: Tensor, block: slice, other: slice) -> None:
         """Add a tile to the sums of its rows and, where it stands for its mirror image too, of that one's."""
@@ -167,6 +189,31 @@ def draw_rows(images: Sequence[str], positions: int, count: int, seed: int, tap:
     digests = (hashlib.sha256(f"{seed} {tap} {image}".encode()).digest() for image in images)
     draws = (np.random.default_rng(list(digest)).choice(positions, count, replace=False) for digest in digests)
     return torch.from_numpy(np.stack(list(draws)))
+
+
+def _is_faster(way: Callable[[Tensor], Tensor], other: Callable[[Tensor], Tensor], student: Tensor) -> bool:
+    """Whether one way to compute takes less time than another here; one that fails or disagrees is not."""
+    try:
+        found, seconds = _timed(way, student)
+    # A GPU that Triton does not know, no C compiler, too little shared memory: each has an exception of its own.
+    except Exception as error:
+        warnings.warn(f"the relation's Triton kernel does not run here, PyTorch takes its place: {error}", stacklevel=2)
+        return False
+    expected, other_seconds = _timed(other, student)
+    if not torch.allclose(found.sum(dim=1), expected.sum(dim=1), rtol=1e-2):
+        warnings.warn("the relation's Triton kernel is wrong here, PyTorch takes its place", stacklevel=2)
+        return False
+    return seconds < other_seconds
+
+
+def _timed(way: Callable[[Tensor], Tensor], student: Tensor) -> tuple[Tensor, float]:
+    wait = torch.cuda.synchronize if student.is_cuda else lambda: None
+    way(student)  # compiles or loads what it needs
+    wait()
+    start = time.perf_counter()
+    found = way(student)
+    wait()
+    return found, time.perf_counter() - start
 
 
 def _blocks(count: int, size: int) -> list[slice]:
