@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
 from collections.abc import Iterator
@@ -35,6 +36,17 @@ def joined_ranks() -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def join_until_exit(backend: str) -> None:
+    """Join the processes that torchrun started for the rest of this one's life.
+
+    Args:
+        backend: what they talk over: "gloo" or "nccl".
+    """
+    dist.init_process_group(backend)
+    # Where leaving is left to the end of the interpreter, threads of gloo now and then abort the process.
+    atexit.register(_leave)
 
 
 def rank() -> int:
@@ -92,6 +104,11 @@ def from_all(value: T) -> list[T]:
     values: list[T] = [value] * rank_count()
     dist.all_gather_object(values, value)
     return values
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _from_slurm() -> dict[str, str]:

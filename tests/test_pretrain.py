@@ -21,7 +21,10 @@ from data_plugin.tools.pretrain import main
 pytest.importorskip("lightly", reason="pre-training needs lightly")
 pytest.importorskip("lightning", reason="pre-training needs lightning")
 
-from data_plugin.pretrain.fit import CHECKPOINT, SUPERNET, pretrain
+from lightning.pytorch.plugins import MixedPrecision
+
+from data_plugin.pretrain.callbacks import RunSettings
+from data_plugin.pretrain.fit import CHECKPOINT, PRECISIONS, SUPERNET, pretrain
 from data_plugin.pretrain.moco import MoCoV2, MoCoV2Settings
 from data_plugin.pretrain.training import SupernetTraining
 from data_plugin.pretrain.views import Batch
@@ -212,7 +215,14 @@ def killed_at(step):
     return training_step
 
 
-@pytest.mark.parametrize(("stop", "workers", "options"), [(3, 0, {"views_on": "device", "accumulate": 2}), (5, 2, {})])
+@pytest.mark.parametrize(
+    ("stop", "workers", "options"),
+    [
+        (3, 0, {"views_on": "device", "accumulate": 2}),
+        (5, 2, {}),
+        (5, 0, {"precision": "fp16"}),  # the first steps' gradients overflow, so the loss scale has moved by then
+    ],
+)
 def test_a_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(
     images, tmp_path, monkeypatch, stop, workers, options
 ):
@@ -232,6 +242,7 @@ def test_a_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(
     expected, _ = read_tensors(whole / CHECKPOINT)
     found, _ = read_tensors(parts / CHECKPOINT)
     assert found["global_step"] == expected["global_step"] == 8
+    assert found.get("MixedPrecision") == expected.get("MixedPrecision")
     for part in ("state_dict", "optimizer_states", "lr_schedulers"):
         torch.testing.assert_close(found[part], expected[part], rtol=0, atol=0)
     assert any("bank" in name for name in expected["state_dict"])
@@ -443,26 +454,102 @@ def test_recomputing_activations_changes_nothing_but_running_statistics(images, 
             assert torch.equal(found[name], value), name
 
 
-def test_half_precision_computes_what_single_precision_does_and_keeps_weights_in_it(images, out, training):
+@pytest.mark.parametrize(("name", "half", "near"), [("bf16", torch.bfloat16, 0.1), ("fp16", torch.float16, 0.01)])
+def test_half_precision_computes_what_single_precision_does_and_keeps_weights_in_it(
+    images, out, training, name, half, near
+):
     batch = random_batch(count=16, size=64)  # with fewer, batch norms magnify rounding
     queue = training.method.contrast.memory_bank.bank.clone()
     expected = training.training_step(batch, 0)
     training.method.contrast.memory_bank.bank.copy_(queue)
     convolutions = []
     training.query.conv1.register_forward_hook(lambda module, args, output: convolutions.append(output.dtype))
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", half):
         found = training.training_step(batch, 0)
-    assert set(convolutions) == {torch.bfloat16}
+    assert set(convolutions) == {half}
     assert found.dtype == torch.float32
-    assert found.item() == pytest.approx(expected.item(), rel=0.1)
-    train(images, out, steps=2, precision="bf16")
-    assert load_supernet(out / SUPERNET).info.training["precision"] == "bf16"
+    assert found.item() == pytest.approx(expected.item(), rel=near)
+    train(images, out, steps=2, precision=name)
+    assert load_supernet(out / SUPERNET).info.training["precision"] == name
     assert {value.dtype for value in weights(out).values()} == {torch.float32, torch.int64}
 
 
-def test_fp16_is_refused_on_a_cpu(images, out):
-    with pytest.raises(UserError, match="fp16 is for CUDA devices"):
-        train(images, out, precision="fp16")
+def test_losses_and_what_is_watched_are_computed_in_single_precision(training, monkeypatch):
+    in_half = []
+
+    def noting(whole):
+        def noted(*args):
+            in_half.append(torch.is_autocast_enabled("cpu"))
+            return whole(*args)
+
+        return noted
+
+    for name in ("loss", "health"):
+        monkeypatch.setattr(training.method, name, noting(getattr(training.method, name)))
+    with torch.autocast("cpu", torch.bfloat16):
+        training.training_step(random_batch(), 0)
+    assert in_half == [False] * 4
+
+
+def with_loss_scale(monkeypatch, scale):
+    """Begin with a loss scale at which the tiny networks' gradients do not overflow; the usual one is 65,536."""
+
+    def precision(device):
+        return MixedPrecision("16-mixed", device, torch.amp.GradScaler(device, init_scale=scale))
+
+    monkeypatch.setitem(PRECISIONS, "fp16", precision)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_whose_gradients_overflow_is_passed_over_and_counts(images, out, monkeypatch, accumulate):
+    with_loss_scale(monkeypatch, 64.0)
+    whole, after = SupernetTraining.training_step, []
+
+    def training_step(self, batch, batch_idx):
+        loss = whole(self, batch, batch_idx)
+        # Finite in single precision; a gradient of this size is not in half. The first part of a step suffices.
+        return loss * 1e9 if self.global_step == 2 and batch_idx % accumulate == 0 else loss
+
+    def look(self, trainer, module, outputs, batch, batch_idx):
+        if batch_idx % accumulate == accumulate - 1:
+            optimizer = trainer.optimizers[0]
+            after.append(
+                {
+                    "weights": [value.detach().clone() for value in module.query.parameters()],
+                    "key": [value.clone() for value in module.key.parameters()],
+                    "momentum": [state["momentum_buffer"].clone() for state in optimizer.state.values()],
+                    "lr": optimizer.param_groups[0]["lr"],
+                    "scale": trainer.scaler.get_scale(),
+                    "queue": module.method.contrast.memory_bank.bank_ptr.item(),
+                    "step": trainer.global_step,
+                }
+            )
+
+    monkeypatch.setattr(SupernetTraining, "training_step", training_step)
+    monkeypatch.setattr(RunSettings, "on_train_batch_end", look)
+    train(images, out, steps=6, precision="fp16", accumulate=accumulate)
+
+    def same(part, one, other):
+        return all(torch.equal(*pair) for pair in zip(after[one][part], after[other][part], strict=True))
+
+    assert [same("weights", step, step + 1) for step in range(4)] == [False, True, False, False]
+    assert [same("momentum", step, step + 1) for step in range(4)] == [False, True, False, False]
+    assert [state["scale"] for state in after] == [64.0, 64.0, 32.0, 32.0, 32.0, 32.0]
+    assert [state["step"] for state in after] == [1, 2, 3, 4, 5, 6]
+    assert [state["queue"] for state in after] == [4, 8, 12, 0, 4, 8]
+    assert after[2]["lr"] != after[1]["lr"]
+    for before, key, query in zip(after[1]["key"], after[2]["key"], after[2]["weights"], strict=True):
+        torch.testing.assert_close(key, 0.9 * before + 0.1 * query)
+    assert all(value.isfinite().all() for value in weights(out).values())
+
+
+def test_gradients_that_overflow_at_any_loss_scale_stop_the_training(images, out, monkeypatch):
+    whole = SupernetTraining.training_step
+    monkeypatch.setattr(SupernetTraining, "training_step", lambda self, *args: whole(self, *args) * 1e30)
+    sentence = r"no loss scale keeps the gradients finite, down to [0-9.e-]+ at step 30; .*; .* or train in bf16"
+    with pytest.raises(UserError, match=sentence):
+        train(images, out, steps=100, precision="fp16")
+    assert not (out / SUPERNET).exists()
 
 
 def test_with_the_same_architecture_for_a_teacher_each_network_has_keys_of_its_own(training):

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.amp import GradScaler
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 from data_plugin import UserError
 from data_plugin.files import read_tensors
@@ -22,8 +24,10 @@ from data_plugin.pretrain.recipe import METHODS, RECIPES, Recipe, read_recipe
 pytest.importorskip("lightly", reason="pre-training needs lightly")
 pytest.importorskip("lightning", reason="pre-training needs lightning")
 
+from lightning.pytorch.plugins import MixedPrecision
+
 from data_plugin.pretrain.augmentation import Colours, View, crops, whole_views
-from data_plugin.pretrain.fit import CHECKPOINT, SUPERNET, pretrain
+from data_plugin.pretrain.fit import CHECKPOINT, PRECISIONS, SUPERNET, pretrain
 from data_plugin.pretrain.method import Method
 from data_plugin.pretrain.moco import MoCoV2
 from data_plugin.pretrain.training import SupernetTraining
@@ -279,6 +283,40 @@ def test_two_killed_processes_resume_to_what_one_that_was_never_stopped_comes_to
 
 
 @pytest.mark.slow
+def test_all_processes_pass_over_a_step_whose_gradients_overflow_in_one(images, tmp_path):
+    script = (
+        "import sys\n"
+        "from lightning.pytorch.plugins import MixedPrecision\n"
+        "from torch.amp import GradScaler\n"
+        "from data_plugin.pretrain.callbacks import RunSettings\n"
+        "from data_plugin.pretrain.fit import PRECISIONS\n"
+        "from data_plugin.pretrain.training import SupernetTraining\n"
+        "from data_plugin.tools.pretrain import main\n"
+        "whole = SupernetTraining.training_step\n"
+        "def training_step(self, batch, batch_idx):\n"
+        "    loss = whole(self, batch, batch_idx)\n"
+        "    return loss * 1e15 if self.global_rank == 1 and self.global_step == 1 else loss\n"
+        "def on_train_end(self, trainer, training):\n"
+        "    weights = sum(value.double().sum().item() for value in training.query.parameters())\n"
+        "    print(f'scale {trainer.scaler.get_scale()} weights {weights!r}', flush=True)\n"
+        "SupernetTraining.training_step = training_step\n"
+        "RunSettings.on_train_end = on_train_end\n"
+        "PRECISIONS['fp16'] = lambda device: MixedPrecision('16-mixed', device, GradScaler(device, 64.0))\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = two_processes(images, recipe("mocov2"), tmp_path / "out", 3, "--precision", "fp16")
+    (tmp_path / "script.py").write_text(script)
+    module = command.index("data_plugin.tools.pretrain")
+    command[module - 1 : module + 1] = [str(tmp_path / "script.py")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    said = [line for line in ended.stdout.splitlines() if line.startswith("scale ")]
+    assert len(said) == 2
+    assert said[0] == said[1]
+    assert said[0].startswith("scale 32.0 ")
+
+
+@pytest.mark.slow
 def test_the_three_passes_of_a_step_share_one_reduction_of_the_gradients(images, tmp_path):
     script = (
         "import sys\n"
@@ -305,6 +343,48 @@ def test_the_three_passes_of_a_step_share_one_reduction_of_the_gradients(images,
     training = SupernetTraining(SPACE, recipe("mocov2"), 2, 0)
     trained = sum(parameter.numel() for parameter in training.parameters() if parameter.requires_grad)
     assert ended.stdout.count(f"reduced {2 * trained}\n") == 2
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_loss_compares_is_in_single_precision_whatever_the_networks_are_in(name):
+    method = build(name)
+    with torch.autocast("cpu", torch.float16):
+        with torch.no_grad():
+            targets = method.targets([maps(2).half()] * len(method.key_views))
+        predictions = method.predictions([maps(1).half()] * len(method.query_views))
+    compared = [value for value in tree_leaves((targets, predictions)) if isinstance(value, torch.Tensor)]
+    assert {value.dtype for value in compared} == {torch.float32}
+    if name == "ressl":
+        assert torch.equal(targets.similar, F.softmax(targets.keys @ targets.queue / 0.04, dim=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [*((name, {}) for name in METHODS), ("byol", {"optimizer": "lars", "decay_norms": False, "lr": 1.0})],
+)
+def test_fp16_trains_nearly_as_single_precision_does(images, tmp_path, monkeypatch, name, changes):
+    # Gradients of such small networks are large: the usual scale of 65,536 would be too much for the first step.
+    monkeypatch.setitem(PRECISIONS, "fp16", lambda device: MixedPrecision("16-mixed", device, GradScaler(device, 64.0)))
+    tried = recipe(name, batch_size=8, image_size=64, weight_decay=1e-6, **changes)
+    whole, losses = SupernetTraining.training_step, []
+
+    def training_step(self, *args):
+        loss = whole(self, *args)
+        losses.append(loss.item())
+        return loss
+
+    monkeypatch.setattr(SupernetTraining, "training_step", training_step)
+    torch.manual_seed(0)
+    start = SupernetTraining(SPACE, tried, 2, 0).query
+    moved = []
+    for precision in ("fp32", "fp16"):
+        pretrain(images, SPACE, tried, tmp_path / precision, steps=2, device="cpu", precision=precision)
+        trained = read_tensors(tmp_path / precision / SUPERNET)[0]
+        moved.append(torch.cat([(trained[f"query.{n}"] - p).detach().flatten() for n, p in start.named_parameters()]))
+    single, half = moved
+    assert losses[2] == pytest.approx(losses[0], rel=0.01)
+    assert math.isfinite(losses[3])
+    assert (half - single).norm() < 0.6 * single.norm()
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import warnings
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from detectron2.engine import defaults
 from detectron2.utils import comm
 
 from data_plugin.errors import UserError
+from data_plugin.ranks import join_until_exit
 
 SYNCED = ("SyncBN", "nnSyncBN")
 """detectron2's names of PyTorch's synchronised batch norm, which runs on GPUs only."""
@@ -50,15 +50,8 @@ def join_ranks(cfg: CfgNode) -> None:
     elif _replace_synced_norms(cfg):
         warnings.warn(f"{SYNCED[0]} needs GPUs: detectron2's {SYNCED_ANYWHERE} takes its place", stacklevel=2)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if on_gpus else "gloo")
-        # Where it is left to the end of the interpreter, threads of gloo now and then abort the process.
-        atexit.register(_leave_ranks)
+        join_until_exit("nccl" if on_gpus else "gloo")
         comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
-
-
-def _leave_ranks() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 @contextmanager

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
 import warnings
 from typing import Any
 
 import torch.distributed
 from mmengine.config import Config
+
+from data_plugin.ranks import join_until_exit
 
 SYNCED = ("SyncBN", "MMSyncBN")
 
@@ -22,9 +23,7 @@ def join_cpu_ranks(config: Config) -> None:
         config: the config; changed in place.
     """
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo")
-        # Where it is left to the end of the interpreter, threads of gloo now and then abort the process.
-        atexit.register(_leave_ranks)
+        join_until_exit("gloo")
     config.model_wrapper_cfg = {
         "type": "MMDistributedDataParallel",
         "device_ids": None,
@@ -33,11 +32,6 @@ def join_cpu_ranks(config: Config) -> None:
     }
     if _unsync(config.model):
         warnings.warn("SyncBN needs GPUs: each process normalises with the statistics of its own images", stacklevel=2)
-
-
-def _leave_ranks() -> None:
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def _unsync(node: Any) -> bool:

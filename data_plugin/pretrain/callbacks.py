@@ -21,6 +21,9 @@ from data_plugin.ranks import from_all
 RUN = "pretraining"
 """Where a checkpoint says what it is a checkpoint of."""
 
+LEAST_LOSS_SCALE = 1e-4
+"""A loss scale that a training in half precision only comes to by overflowing again and again; as in fairseq."""
+
 
 class Bar(RichProgressBar):
     """A progress bar that shows what is logged and not the loggers' folder."""
@@ -62,6 +65,25 @@ class Speed(Callback):
             images = self.batch_size / self.micro_batches * (len(self.ends) - 1)
             pl_module.log("images/s", images / elapsed, prog_bar=True)
             pl_module.log("waiting", sum(self.waits) / elapsed)
+
+
+class LossScale(Callback):
+    """Logs the loss scale of half precision, and stops a training that it cannot help.
+
+    A step whose gradients overflow leaves weights and momentum alone and halves the scale. It counts as a step all the
+    same: the learning rate, the key branch's average and the queue go on, and no image is seen again.
+    """
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Log it, and stop where no scale is small enough."""
+        if trainer.scaler is None:
+            return
+        scale = trainer.scaler.get_scale()
+        pl_module.log("loss_scale", scale)
+        if scale < LEAST_LOSS_SCALE:
+            raise pl_module.diverged(
+                f"no loss scale keeps the gradients finite, down to {scale:g} at step {trainer.global_step}"
+            )
 
 
 class Unreadable(Callback):

@@ -6,16 +6,19 @@ import importlib.util
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.plugins import DoublePrecision, MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
@@ -24,9 +27,9 @@ from data_plugin.checkpoint import Supernet, SupernetInfo, save_supernet
 from data_plugin.errors import UserError
 from data_plugin.files import read_tensors
 from data_plugin.input_format import InputFormat
-from data_plugin.pretrain.augmentation import Colours, crops, whole_views
-from data_plugin.pretrain.callbacks import RUN, Bar, RunSettings, Speed, Unreadable, WholeFiles
-from data_plugin.pretrain.images import open_images
+from data_plugin.pretrain.augmentation import Colours, View, crops, whole_views
+from data_plugin.pretrain.callbacks import RUN, Bar, LossScale, RunSettings, Speed, Unreadable, WholeFiles
+from data_plugin.pretrain.images import Images, open_images
 from data_plugin.pretrain.recipe import Recipe
 from data_plugin.pretrain.synced_batch_norm import synchronise
 from data_plugin.pretrain.training import SupernetTraining
@@ -45,8 +48,16 @@ LOGS = "logs"
 LOG_EVERY = 10
 """Steps between two entries in the logs."""
 
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed", "fp64": "64-true"}
-"""Lightning's names of the precisions."""
+PRECISIONS: dict[str, Callable[[str], Precision]] = {
+    "fp32": lambda device: Precision(),
+    "bf16": partial(MixedPrecision, "bf16-mixed"),
+    "fp16": partial(MixedPrecision, "16-mixed"),
+    "fp64": lambda device: DoublePrecision(),
+}
+"""How Lightning computes in each precision on a kind of device; fp16 with a loss scale."""
+
+INPUT_FORMAT = InputFormat.imagenet()
+"""Channel order and normalisation of every supernet that is trained here."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +114,9 @@ def pretrain(
 ) -> Pretrained:
     """Pre-train a supernet (DATA, Algorithm 1) on unlabelled images, in all processes that torchrun or SLURM started.
 
-    On a CPU the result depends on the arguments up to ``seed``, on ``accumulate`` and the number of torch's threads
-    alone: a training that was stopped and resumed ends with the same bits. With several processes, which share every
-    batch, it is the same to rounding.
+    On a CPU the result depends on the arguments up to ``seed``, on ``precision``, ``accumulate``, ``views_on`` and the
+    number of torch's threads alone: a training that was stopped and resumed ends with the same bits. With several
+    processes, which share every batch, it is the same to rounding.
 
     Args:
         data: see :func:`open_images`.
@@ -116,7 +127,8 @@ def pretrain(
         seed: seed of weights, order, views and random networks.
         workers: processes that read images, for each training process; 0 reads them in this one.
         device: "cpu", "cuda", or "auto" for CUDA where there is one.
-        precision: a name of :data:`PRECISIONS`; the halves keep weights, losses and statistics in float32.
+        precision: a name of :data:`PRECISIONS`; the halves keep weights, losses and statistics in float32, and fp16
+            scales the loss (:class:`LossScale`).
         accumulate: parts that every batch is computed in, one after the other, each with batch-norm statistics of its
             own.
         with_cp: recompute blocks in the backward pass instead of keeping their activations.
@@ -132,142 +144,185 @@ def pretrain(
     Raises:
         UserError: if there are no images or fewer than a batch, too many of them cannot be read, a batch cannot be
             shared, ``out`` holds another training, there is nothing to resume or it has other settings, there is no
-            CUDA device, or the loss is not finite.
+            CUDA device, or the loss is not finite, or the gradients are not whatever the loss scale.
     """
-    accelerator = _accelerator(device, precision)
+    accelerator = _accelerator(device)
+    if precision not in PRECISIONS:
+        raise UserError(f"{precision!r} is not a precision; expected {', '.join(PRECISIONS)}")
     if views_on not in ("workers", "device"):
         raise UserError(f"views cannot be made on {views_on!r}; expected 'workers' or 'device'")
     images = open_images(data)
     batch = recipe.batch_size
     if len(images) < batch:
         raise UserError(f"{data} holds {len(images)} images, fewer than a batch of {batch}; lower the batch size")
-    input_format = InputFormat.imagenet()
-    if steps is None:
-        steps = max(1, recipe.epochs * len(images) // batch)
-    run = {
-        "space": space.to_json(),
-        "recipe": recipe.to_json(),
-        "steps": steps,
-        "seed": seed,
-        "images": len(images),
-        "data": images.fingerprint(),
-        "accumulate": accumulate,
-        "precision": precision,
-        "views_on": views_on,
-    }
-    checkpoint = out / CHECKPOINT
-    start = _resumed_step(checkpoint, run) if resume else 0
+    run = _Run(
+        space,
+        recipe,
+        steps=max(1, recipe.epochs * len(images) // batch) if steps is None else steps,
+        seed=seed,
+        images=len(images),
+        data=images.fingerprint(),
+        accumulate=accumulate,
+        precision=precision,
+        views_on=views_on,
+    )
+    start = _resumed_step(out / CHECKPOINT, run.to_json()) if resume else 0
     unreadable = Unreadable(len(images) // 1_000 if max_unreadable is None else max_unreadable, len(images))
-    watched = []
+    callbacks = [_checkpoints(out, checkpoint_every), unreadable]
     if knn is not None:
-        from data_plugin.pretrain.online_knn import OnlineKNN
+        callbacks.append(_online_knn(knn, run, workers))
+    trainer = _trainer(run, out, start, accelerator, callbacks)
+    _require_even_shares(run, trainer.world_size)
+    if not resume and trainer.is_global_zero:
+        _make_room(out, overwrite)
 
-        every = round(knn.every * len(images) / batch)
-        watched.append(OnlineKNN(knn.train, knn.val, every, space, recipe.image_size, input_format, batch, workers))
+    training = _training(run, with_cp, trainer.world_size)
+    views = _views(run, images, training.method.views)
+    loader = _loader(run, views, start, trainer, workers)
+    _fit(trainer, training, loader, out / CHECKPOINT if resume else None)
+
+    names = unreadable.everywhere()
+    if trainer.is_global_zero:
+        info = _info(run, len(names), trainer.world_size)
+        save_supernet(out / SUPERNET, Supernet(info, training.query, training.key, training.method.heads()))
+    return Pretrained(out / SUPERNET, run.steps, len(images), names)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What decides a training's result, all of which has to be the same where it is resumed."""
+
+    space: SearchSpace
+    recipe: Recipe
+    steps: int
+    seed: int
+    images: int
+    data: str
+    accumulate: int
+    precision: str
+    views_on: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "space": self.space.to_json(), "recipe": self.recipe.to_json()}
+
+
+def _checkpoints(out: Path, every: int) -> Callback:
+    path = out / CHECKPOINT
+    return ModelCheckpoint(path.parent, path.stem, every_n_train_steps=every, enable_version_counter=False)
+
+
+def _online_knn(knn: Labelled, run: _Run, workers: int) -> Callback:
+    from data_plugin.pretrain.online_knn import OnlineKNN
+
+    recipe = run.recipe
+    every = round(knn.every * run.images / recipe.batch_size)
+    return OnlineKNN(knn.train, knn.val, every, run.space, recipe.image_size, INPUT_FORMAT, recipe.batch_size, workers)
+
+
+def _trainer(run: _Run, out: Path, start: int, accelerator: str, callbacks: Sequence[Callback]) -> Trainer:
     devices, nodes = _processes()
-    trainer = Trainer(
+    return Trainer(
         accelerator=accelerator,
         devices=devices,
         num_nodes=nodes,
         strategy=_strategy(devices * nodes, accelerator),
-        precision=PRECISIONS[precision],  # type: ignore[arg-type]
-        accumulate_grad_batches=accumulate,
-        max_steps=steps,
+        plugins=[WholeFiles(), PRECISIONS[run.precision]("cuda" if accelerator == "gpu" else "cpu")],
+        accumulate_grad_batches=run.accumulate,
+        max_steps=run.steps,
         max_epochs=1,
         default_root_dir=out,
         logger=_loggers(out, start),
-        log_every_n_steps=min(LOG_EVERY, steps),
+        log_every_n_steps=min(LOG_EVERY, run.steps),
         callbacks=[
-            ModelCheckpoint(
-                checkpoint.parent, checkpoint.stem, every_n_train_steps=checkpoint_every, enable_version_counter=False
-            ),
             Bar(),
-            Speed(len(images), batch, accumulate, LOG_EVERY),
-            unreadable,
-            *watched,
-            RunSettings(run),
+            Speed(run.images, run.recipe.batch_size, run.accumulate, LOG_EVERY),
+            LossScale(),
+            RunSettings(run.to_json()),
+            *callbacks,
         ],
-        plugins=[WholeFiles()],
         use_distributed_sampler=False,
         enable_model_summary=False,
     )
-    ranks = trainer.world_size
-    if accumulate < 1 or batch % (ranks * accumulate):
+
+
+def _require_even_shares(run: _Run, ranks: int) -> None:
+    batch = run.recipe.batch_size
+    if run.accumulate < 1 or batch % (ranks * run.accumulate):
         raise UserError(
-            f"a batch of {batch} cannot be shared by {ranks} processes in {accumulate} parts each; "
+            f"a batch of {batch} cannot be shared by {ranks} processes in {run.accumulate} parts each; "
             "expected a batch size that their product divides"
         )
-    if not resume and trainer.is_global_zero:
-        _make_room(out, overwrite)
 
-    torch.manual_seed(seed)
-    training = SupernetTraining(space, recipe, steps, seed, with_cp)
-    distributions = training.method.views
-    if views_on == "device":
-        training.colours = Colours(distributions, input_format)
-        transform = crops(distributions, recipe.image_size)
-    else:
-        transform = whole_views(distributions, recipe.image_size, input_format)
+
+def _training(run: _Run, with_cp: bool, ranks: int) -> SupernetTraining:
+    torch.manual_seed(run.seed)
+    training = SupernetTraining(run.space, run.recipe, run.steps, run.seed, with_cp)
+    if run.views_on == "device":
+        training.colours = Colours(training.method.views, INPUT_FORMAT)
     if ranks > 1:
         synchronise(training)
-    micro_batch = batch // accumulate
-    loader = DataLoader(
-        Views(images, transform, seed),
-        batch_size=micro_batch // ranks,
-        sampler=EpochStream(
-            images, steps * batch, micro_batch, start * batch, seed, rank=trainer.global_rank, ranks=ranks
-        ),
+    return training
+
+
+def _views(run: _Run, images: Images, distributions: Sequence[View]) -> Views:
+    size = run.recipe.image_size
+    if run.views_on == "device":
+        return Views(images, crops(distributions, size), run.seed)
+    return Views(images, whole_views(distributions, size, INPUT_FORMAT), run.seed)
+
+
+def _loader(run: _Run, views: Views, start: int, trainer: Trainer, workers: int) -> DataLoader[Any]:
+    """This process's part of every batch from step ``start`` on."""
+    batch, rank, ranks = run.recipe.batch_size, trainer.global_rank, trainer.world_size
+    part = batch // run.accumulate
+    return DataLoader(
+        views,
+        batch_size=part // ranks,
+        sampler=EpochStream(views.images, run.steps * batch, part, start * batch, run.seed, rank, ranks),
         num_workers=workers,
         collate_fn=collate,
-        pin_memory=accelerator == "gpu",
+        pin_memory=isinstance(trainer.accelerator, CUDAAccelerator),
         persistent_workers=workers > 0,
     )
+
+
+def _fit(trainer: Trainer, training: SupernetTraining, loader: DataLoader[Any], checkpoint: Path | None) -> None:
     with warnings.catch_warnings():
         # Lightning looks for a data loader with a state; the position of EpochStream is the step.
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch")
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
         warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec", category=FutureWarning)
-        trainer.fit(training, loader, ckpt_path=checkpoint if resume else None, weights_only=True)
+        # In fp16 the first steps may be those that overflow.
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step..` before `optimizer.step..`")
+        trainer.fit(training, loader, ckpt_path=checkpoint, weights_only=True)
 
-    names = unreadable.everywhere()
-    info = SupernetInfo(
-        space,
+
+def _info(run: _Run, unreadable: int, processes: int) -> SupernetInfo:
+    recipe = run.recipe
+    settings = {name: value for name, value in run.to_json().items() if name != "space"}
+    return SupernetInfo(
+        run.space,
         recipe.method,
-        input_format,
+        INPUT_FORMAT,
         {
-            "recipe": recipe.to_json(),
+            **settings,
             "image_size": recipe.image_size,
-            "batch_size": batch,
-            "steps": steps,
-            "epochs": steps * batch / len(images),
-            "seed": seed,
-            "images": len(images),
-            "unreadable": len(names),
-            "data": run["data"],
-            "accumulate": accumulate,
-            "precision": precision,
-            "views_on": views_on,
-            "processes": ranks,
+            "batch_size": recipe.batch_size,
+            "epochs": run.steps * recipe.batch_size / run.images,
+            "unreadable": unreadable,
+            "processes": processes,
             "versions": {
                 "data_plugin": data_plugin.__version__,
                 **{package: version(package) for package in ("torch", "lightly", "lightning")},
             },
         },
     )
-    if trainer.is_global_zero:
-        save_supernet(out / SUPERNET, Supernet(info, training.query, training.key, training.method.heads()))
-    return Pretrained(out / SUPERNET, steps, len(images), names)
 
 
-def _accelerator(device: str, precision: str) -> str:
-    if precision not in PRECISIONS:
-        raise UserError(f"{precision!r} is not a precision; expected {', '.join(PRECISIONS)}")
+def _accelerator(device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("there is no CUDA device that torch can use; expected one for device 'cuda', or use 'cpu'")
-    accelerator = "gpu" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    if precision == "fp16" and accelerator == "cpu":
-        raise UserError("fp16 is for CUDA devices; expected precision bf16 or fp32 on a CPU")
-    return accelerator
+    return "gpu" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _processes() -> tuple[int, int]:

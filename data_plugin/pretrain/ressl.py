@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from lightly.models.modules.heads import BYOLProjectionHead, MoCoProjectionHead
 from torch import Tensor
 from torch.nn import functional as F
@@ -107,7 +108,9 @@ class ReSSL(Method):
         (key_map,) = key_maps
         keys = F.normalize(precise(self.key_head(pooled(key_map))), dim=1)
         _, queue = self.queue(keys)
-        return Relations(keys, queue, F.softmax(keys @ queue / self.settings.teacher_temperature, dim=1))
+        # The temperature magnifies the rounding of half precision.
+        with torch.autocast(keys.device.type, enabled=False):
+            return Relations(keys, queue, F.softmax(keys @ queue / self.settings.teacher_temperature, dim=1))
 
     def predictions(self, query_maps: Sequence[Tensor]) -> Tensor:
         """The queries (N, dim), of length 1."""

@@ -83,7 +83,7 @@ class SupernetTraining(LightningModule):
         for target in targets:
             self.method.remember(target)
         self._require_finite(loss)
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             self._log(loss, self.method.health(predictions[0], targets[0]))
         return loss.sum()
 
@@ -120,7 +120,14 @@ class SupernetTraining(LightningModule):
         """Refuse to replace a good checkpoint by weights that are lost."""
         lost = [name for name, value in checkpoint["state_dict"].items() if not torch.isfinite(value).all()]
         if lost:
-            raise UserError(self._diverged(f"{lost[0]} is not finite after step {self.global_step}"))
+            raise self.diverged(f"{lost[0]} is not finite after step {self.global_step}")
+
+    def diverged(self, what: str) -> UserError:
+        """The error that stops a training which has lost its way: what was seen, the last good checkpoint, advice."""
+        path = Path(getattr(self.trainer.checkpoint_callback, "best_model_path", ""))
+        good = f"the last good checkpoint is {path}" if path.is_file() else "there is no checkpoint yet"
+        wider = "" if self.trainer.scaler is None else ", or train in bf16, whose range is as wide as that of fp32"
+        return UserError(f"{what}; {good}; lower the learning rate ({self.recipe.lr}) or lengthen the warm-up{wider}")
 
     @property
     def _teacher_follows(self) -> bool:
@@ -141,9 +148,4 @@ class SupernetTraining(LightningModule):
 
     def _require_finite(self, loss: Tensor) -> None:
         if not torch.isfinite(loss).all():
-            raise UserError(self._diverged(f"the loss is {loss.sum().item()} at step {self.global_step}"))
-
-    def _diverged(self, what: str) -> str:
-        path = Path(getattr(self.trainer.checkpoint_callback, "best_model_path", ""))
-        good = f"the last good checkpoint is {path}" if path.is_file() else "there is no checkpoint yet"
-        return f"{what}; {good}; lower the learning rate ({self.recipe.lr}) or lengthen the warm-up"
+            raise self.diverged(f"the loss is {loss.sum().item()} at step {self.global_step}")
