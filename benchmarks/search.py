@@ -3,23 +3,30 @@
 (a) per network: the teacher runs once a batch, every network runs from the image on.
 (b) authors': for every network the images are loaded again and the teacher runs again.
 
-All three see the same images and networks in one run on one machine; times are wall clock, ratios are against ours.
-With --exhaustive the other two run on a seeded part of the networks, whose share of the multiply-accumulates scales
-their time up to all of them; the table says so.
+All three see the same images and networks in one run on one machine. Each row is a process of its own, so that its
+peak memory is its own: that beyond the two branches' weights, library workspaces included. Times are wall clock
+without what a process spends once, ratios are against ours. (a) and (b) may run on a seeded part of the networks, whose
+share of the multiply-accumulates scales their time up to all of them; the table says so. The prediction is the time for
+the tree's multiply-accumulates at the throughput of the largest network alone, in the faster of torch's memory formats.
 
     python benchmarks/search.py --images 8 --size 128
+    python benchmarks/search.py --images 2 --size 64 --space data --sets exhaustive --part 40
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,46 +93,98 @@ def authors(query: DynamicResNet, key: DynamicResNet, archs: Sequence[Arch], loa
     return np.concatenate([per_network(query, key, [arch], loader) for arch in archs])
 
 
-def timed(run: Callable[[], np.ndarray], device: torch.device) -> tuple[np.ndarray, float]:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    scores = run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return scores, time.perf_counter() - start
+WAYS = {"ours": ours, "per network": per_network, "authors'": authors}
+SETS = ("one group", "seven groups", "exhaustive")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", choices=SPACES, default="micro")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--size", type=int, default=128, help="pixels")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--samples", type=int, default=100, help="networks per group")
-    parser.add_argument("--part", type=int, default=100, help="networks that (a) and (b) run of an exhaustive search")
+    parser.add_argument("--part", type=int, default=100, help="networks that (a) and (b) run at the most")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--row", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-    torch.manual_seed(0)
-    space = SPACES[arguments.space]()
-    query, key = (DynamicResNet(space).eval().to(device) for _ in range(2))
-
+    if arguments.row:
+        print(json.dumps(row(arguments, *arguments.row)))
+        return
+    print(f"{arguments.images} images of {arguments.size} pixels on {arguments.device}, space {arguments.space}")
+    print("| networks | G multiply-accumulates an image: tree / each alone | way | s | against ours | GB |")
+    print("| --- | --- | --- | --- | --- | --- |")
     with TemporaryDirectory() as folder:
         root = draw_voc(Path(folder), train=arguments.images, test=1, size=(320, 240), seed=0)
-        files = sorted((root / "JPEGImages").glob("*.jpg"))[: arguments.images]
-        loader = Loader(files, arguments.size, arguments.batch_size)
-        throughput = largest_throughput(query, loader, device)
-        print(f"{len(files)} images of {arguments.size} pixels on {device}, {torch.get_num_threads()} threads")
-        print(f"the largest network alone reaches {throughput / 1e9:.1f} G multiply-accumulates a second\n")
-        for label, run in (("ours", ours), ("per network", per_network), ("authors'", authors)):
-            once = timed(lambda run=run: run(query, key, [space.smallest], loader), device)[1]
-            again = timed(lambda run=run: run(query, key, [space.smallest], loader), device)[1]
-            print(f"{label}: {once - again:.1f} s are spent once in a process, and not counted below")
-        print()
-        for name, archs in candidate_sets(space, arguments.samples).items():
-            compare(name, archs, query, key, loader, throughput, device, arguments.part)
-    print(f"\npeak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+        for name in arguments.sets:
+            found = {way: in_a_process(name, way, str(root)) for way in WAYS}
+            own = found["ours"]
+            known = dict(zip(own["archs"], own["scores"], strict=True))
+            for way, each in found.items():
+                np.testing.assert_allclose(each["scores"], [known[arch] for arch in each["archs"]], rtol=1e-3)
+                part = "" if each["share"] == 1 else f" (from {len(each['archs'])} networks, {each['seconds']:.1f} s)"
+                seconds = each["seconds"] / each["share"]
+                first = f"{name}: {len(known):,}" if way == "ours" else ""
+                costs = f"{own['tree'] / 1e9:,.1f} / {own['naive'] / 1e9:,.1f}" if way == "ours" else ""
+                against = f"{seconds / own['seconds']:.1f} times{part}"
+                if way == "ours":
+                    predicted = arguments.images * own["tree"] / own["throughput"]
+                    against = f"{seconds / predicted - 1:+.0%} of its prediction"
+                cells = (first, costs, way, f"{seconds:.1f}", against, f"{each['bytes'] / 1e9:.2f}")
+                print(f"| {' | '.join(cells)} |", flush=True)
+            reached = f"{own['throughput'] / 1e9:.1f} G multiply-accumulates a second, {own['threads']} threads"
+            print(f"  the largest network alone reaches {reached}", file=sys.stderr)
+
+
+def in_a_process(*names: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, *sys.argv[1:], "--row", *names]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def row(arguments: argparse.Namespace, name: str, way: str, root: str) -> dict[str, Any]:
+    """One way to search one set of networks: seconds, bytes and scores."""
+    torch.manual_seed(0)
+    device, space = torch.device(arguments.device), SPACES[arguments.space]()
+    query, key = (DynamicResNet(space).eval().to(device) for _ in range(2))
+    files = sorted((Path(root) / "JPEGImages").glob("*.jpg"))[: arguments.images]
+    loader = Loader(files, arguments.size, arguments.batch_size)
+    size = (arguments.size, arguments.size)
+    networks = candidate_sets(space, arguments.samples)[name]
+    archs = networks
+    if way != "ours" and arguments.part < len(networks):
+        archs = [networks[i] for i in np.random.default_rng(0).choice(len(networks), arguments.part, replace=False)]
+    naive = sum(cost.flops(arch, size) for arch in networks)
+    before = peak(device)
+    WAYS[way](query, key, [space.smallest], loader)  # what a process spends once
+    scores, seconds = timed(lambda: WAYS[way](query, key, archs, loader), device)
+    return {
+        "archs": [str(arch) for arch in archs],
+        "scores": scores.tolist(),
+        "seconds": seconds,
+        "bytes": peak(device) - before,
+        "share": sum(cost.flops(arch, size) for arch in archs) / naive,
+        "naive": naive,
+        "tree": tree_flops(tree_order(networks), size) + cost.flops(space.largest, size),
+        "throughput": largest_throughput(query, loader, device) if way == "ours" else 0,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def timed(run: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    result = run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return result, time.perf_counter() - start
+
+
+def peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def candidate_sets(space: SearchSpace, samples: int) -> dict[str, list[Arch]]:
@@ -140,45 +199,15 @@ def candidate_sets(space: SearchSpace, samples: int) -> dict[str, list[Arch]]:
 
 
 def largest_throughput(query: DynamicResNet, loader: Loader, device: torch.device) -> float:
-    """Multiply-accumulates a second of the largest network on one batch, the median of five runs."""
+    """Multiply-accumulates a second of the largest network on one batch: the better format's median of five runs."""
     images = next(iter(loader)).images.to(device)
+    medians = []
     with torch.inference_mode():
-        seconds = [timed(lambda: query(images, query.space.largest)[0].sum().cpu(), device)[1] for _ in range(6)][1:]
-    return len(images) * cost.flops(query.space.largest, loader.size) / float(np.median(seconds))
-
-
-def compare(
-    name: str,
-    archs: Sequence[Arch],
-    query: DynamicResNet,
-    key: DynamicResNet,
-    loader: Loader,
-    throughput: float,
-    device: torch.device,
-    part: int,
-) -> None:
-    size = (loader.size, loader.size)
-    some = list(archs)
-    if name == "exhaustive":
-        some = [archs[i] for i in np.random.default_rng(0).choice(len(archs), min(part, len(archs)), replace=False)]
-    naive = sum(cost.flops(arch, size) for arch in archs)
-    share = naive / sum(cost.flops(arch, size) for arch in some)
-    tree = tree_flops(tree_order(archs), size) + cost.flops(query.space.largest, size)
-    found, seconds = timed(lambda: ours(query, key, archs, loader), device)
-    print(f"{name}: {len(archs)} networks; {tree / 1e9:.1f} G multiply-accumulates an image, naive {naive / 1e9:.1f} G")
-    predicted = len(loader.files) * tree / throughput
-    print(f"  ours         {seconds:8.1f} s   {seconds / predicted - 1:+.0%} of what its multiply-accumulates predict")
-    where = {arch: i for i, arch in enumerate(archs)}
-    for label, run in (("per network", per_network), ("authors'", authors)):
-        if label == "authors'" and name == "seven groups":
-            some, share = some[::7], naive / sum(cost.flops(arch, size) for arch in some[::7])
-        scores, time_other = timed(lambda run=run, some=some: run(query, key, some, loader), device)
-        np.testing.assert_allclose(scores, found[[where[arch] for arch in some]], rtol=1e-3)
-        scaled = "" if len(some) == len(archs) else f" (scaled up from {len(some)} networks, {time_other:.1f} s)"
-        print(
-            f"  {label:<12} {time_other * share:8.1f} s   {time_other * share / seconds:.1f} times ours{scaled}",
-            flush=True,
-        )
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            laid = images.contiguous(memory_format=memory_format)
+            runs = [timed(lambda laid=laid: query(laid, query.space.largest)[0].sum().cpu(), device) for _ in range(6)]
+            medians.append(float(np.median([seconds for _, seconds in runs[1:]])))
+    return len(images) * cost.flops(query.space.largest, loader.size) / min(medians)
 
 
 if __name__ == "__main__":
