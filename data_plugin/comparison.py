@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -15,11 +16,15 @@ from torch import Tensor
 from data_plugin.arch import Arch
 from data_plugin.backbones.dynamic_resnet import DynamicResNet
 from data_plugin.backbones.sliced import batch_statistics
+from data_plugin.embedding import TeacherEmbedding
 from data_plugin.framework import ImageBatch
 from data_plugin.prefix_tree import Stages, Visit, walk
 from data_plugin.recalibration import Recalibrated
 from data_plugin.relation import TEMPERATURE, TeacherRelation, draw_rows, kept
-from data_plugin.taps import STAGE_TAPS
+from data_plugin.taps import EMBEDDING, stage_of
+
+if TYPE_CHECKING:
+    from data_plugin.pretrain.method import Method
 
 NORM_POLICIES = ("batch", "recalibrated", "running")
 """What batch norms normalise with.
@@ -81,11 +86,12 @@ class Comparison:
     Args:
         teacher: the one network that is the teacher.
         students: the networks to compare.
-        taps: the feature maps to compare.
+        taps: what to compare, see :mod:`data_plugin.taps`.
         temperature: of the relation softmax.
         rows: rows of the relation that are drawn per image and tap; None takes all.
         seed: seed of that draw.
         tile: see :class:`~data_plugin.relation.TeacherRelation`.
+        heads: what makes embeddings of C5, for the tap ``z``.
         known: which distances are known already and not measured, (taps, networks); None for none.
     """
 
@@ -96,6 +102,7 @@ class Comparison:
     rows: int | None = None
     seed: int = 0
     tile: int | None = None
+    heads: Method | None = None
     known: np.ndarray | None = None
 
     def run(
@@ -112,12 +119,12 @@ class Comparison:
                 of all ``students.archs[first:end]``.
             settled: called with the number of networks whose last tap has been compared.
         """
-        taps = {STAGE_TAPS.index(name): tap for tap, name in enumerate(self.taps)}
+        taps = {stage_of(name): tap for tap, name in enumerate(self.taps)}
         teachers: dict[int, _Teacher] = {}
 
         def keep(stage: int, features: Tensor, first: int, end: int) -> None:
             if stage in taps:
-                teachers[stage] = _Teacher(features, batch, self, STAGE_TAPS[stage])
+                teachers[stage] = _Teacher(features, batch, partial(self._target, self.taps[taps[stage]]))
 
         def visit(stage: int, features: Tensor, first: int, end: int) -> None:
             if stage in taps and not (self.known is not None and self.known[taps[stage], first]):
@@ -143,36 +150,52 @@ class Comparison:
         distances, variances = values.cpu().numpy()
         return distances, variances
 
+    def _target(self, tap: str, own: Tensor, names: Sequence[str], padded: int) -> Target:
+        """The teacher's side for some images, given its maps of them without the padding and the padded positions."""
+        if tap == EMBEDDING:
+            assert self.heads is not None
+            return TeacherEmbedding(own, self.heads)
+        positions = own.shape[-2] * own.shape[-1]
+        drawn = None if self.rows is None else draw_rows(names, positions, self.rows, self.seed, tap)
+        return TeacherRelation(
+            own,
+            self.temperature,
+            None if drawn is None else drawn.to(own.device),
+            self.tile,
+            keep=kept(padded, self.rows),  # by the padded size, for which memory was foreseen
+        )
+
+
+class Target(Protocol):
+    """The teacher's side of a distance, prepared once for all students."""
+
+    def estimate(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Distances (N,) of a student's maps (N, C, H, W), and their variances from sampling."""
+        ...
+
 
 class _Teacher:
-    """The teacher's maps of one batch and tap, compared image by image without the padding."""
+    """The teacher's side for one batch and tap, image by image without the padding."""
 
-    def __init__(self, features: Tensor, batch: ImageBatch, comparison: Comparison, tap: str) -> None:
+    def __init__(
+        self, features: Tensor, batch: ImageBatch, target: Callable[[Tensor, Sequence[str], int], Target]
+    ) -> None:
         height, width = batch.images.shape[-2:]
-        rows, padded = comparison.rows, features.shape[-2] * features.shape[-1]
         # A position is an image's own if the image reaches into the patch of pixels that it stands for.
         down, across = height / features.shape[-2], width / features.shape[-1]
         sizes = [(ceil(h / down), ceil(w / across)) for h, w in batch.sizes]
+        padded = features.shape[-2] * features.shape[-1]
         self.count = len(sizes)
         self.groups = [(size, [i for i, other in enumerate(sizes) if other == size]) for size in sorted(set(sizes))]
-        self.relations = []
-        for (h, w), index in self.groups:
-            names = [batch.names[i] for i in index]
-            drawn = None if rows is None else draw_rows(names, h * w, rows, comparison.seed, tap)
-            self.relations.append(
-                TeacherRelation(
-                    self._own(features, index, h, w),
-                    comparison.temperature,
-                    None if drawn is None else drawn.to(features.device),
-                    comparison.tile,
-                    keep=kept(padded, rows),  # by the padded size, for which memory was foreseen
-                )
-            )
+        self.targets = [
+            target(self._own(features, index, *size), [batch.names[i] for i in index], padded)
+            for size, index in self.groups
+        ]
 
     def estimate(self, features: Tensor) -> tuple[Tensor, Tensor]:
         found = torch.empty(2, self.count, dtype=torch.float64, device=features.device)
-        for ((height, width), index), relation in zip(self.groups, self.relations, strict=True):
-            found[:, index] = torch.stack(relation.estimate(self._own(features, index, height, width)))
+        for ((height, width), index), target in zip(self.groups, self.targets, strict=True):
+            found[:, index] = torch.stack(target.estimate(self._own(features, index, height, width)))
         return found[0], found[1]
 
     def _own(self, features: Tensor, index: Sequence[int], height: int, width: int) -> Tensor:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,7 +23,10 @@ from data_plugin.ranks import from_all, from_first, rank, rank_count
 from data_plugin.recalibration import statistics_bytes
 from data_plugin.relation import TEMPERATURE
 from data_plugin.search_memory import FREE_PART, Bound, free_memory, part_of
-from data_plugin.taps import STAGE_TAPS, check_taps
+from data_plugin.taps import EMBEDDING, check_taps, stage_of
+
+if TYPE_CHECKING:
+    from data_plugin.pretrain.method import Method
 
 CALIBRATION_IMAGES = 64
 """Images from which ``recalibrated`` takes its statistics if not told otherwise."""
@@ -100,6 +104,7 @@ def search(
     rows: int | None = None,
     seed: int = 0,
     max_memory: int | None = None,
+    heads: Method | None = None,
     scored: SearchResult | None = None,
     unfinished: PartialSearch | None = None,
     progress: Callable[[float], None] = lambda networks: None,
@@ -115,7 +120,7 @@ def search(
         key: branch of the teacher, on the same device.
         archs: the networks to measure.
         batches: images as the task's framework feeds them.
-        taps: the feature maps to compare, names of :data:`STAGE_TAPS`.
+        taps: the feature maps to compare, C2 to C5 (Eq. 5), or ``z``, the embeddings (Eq. 3).
         temperature: of the relation softmax.
         norm: what batch norms normalise with, one of :data:`NORM_POLICIES`; padding is excluded from the
             distances, not from batch statistics.
@@ -127,6 +132,8 @@ def search(
         max_memory: bytes of tensors that may be held at once on the device. A batch that needs more is compared in
             parts: with the same result under ``running``, with statistics of the parts where batches give statistics.
             None takes :data:`~data_plugin.search_memory.FREE_PART` of what is free.
+        heads: the method whose heads make embeddings, on the same device, for the tap ``z`` alone; see
+            :func:`data_plugin.embedding.trained_heads`.
         scored: an earlier result of the same search on the same batches; distances of prefixes that it holds are
             taken from it.
         unfinished: keeps every finished batch, and tells which are finished already.
@@ -150,6 +157,8 @@ def search(
         raise UserError(f"the precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
     if rows is not None and rows < 2:
         raise UserError(f"{rows} rows of the relation were asked for; expected at least 2, or none to take all")
+    if taps == (EMBEDDING,) and (heads is None or rows is not None):
+        raise UserError("the tap z compares embeddings: it needs the pre-training's heads, and has no rows to draw")
     requested = tree_order(archs)
     where = _where_scored(scored, requested, taps)
     new: np.ndarray = np.any(where < 0, axis=0)
@@ -160,7 +169,7 @@ def search(
         return _filled(scored, requested, where, scored, new)
     todo = [index for index in range(len(batches)) if index not in before][rank() :: rank_count()]
     measured = {}
-    last_stage = STAGE_TAPS.index(taps[-1])
+    last_stage = stage_of(taps[-1])
     sides = ((key, [key.space.largest]), (query, archs))
     held = sum(statistics_bytes(*side, last_stage) for side in sides) if norm == "recalibrated" else 0
     if max_memory is None:
@@ -178,7 +187,7 @@ def search(
             )
             for branch, among in sides
         )
-        comparison = Comparison(teacher, students, taps, temperature, rows, seed, known=where[:, new] >= 0)
+        comparison = Comparison(teacher, students, taps, temperature, rows, seed, heads=heads, known=where[:, new] >= 0)
         for index, batch in zip(todo, batches.only(todo), strict=True):
             measured[index] = _measure(comparison, batch, bound, norm, progress)
             if unfinished is not None:
@@ -211,7 +220,7 @@ def _where_scored(scored: SearchResult | None, archs: Sequence[Arch], taps: Sequ
         return np.full((len(taps), len(archs)), -1)
     where = []
     for tap in taps:
-        stage = STAGE_TAPS.index(tap)
+        stage = stage_of(tap)
         held = {prefix(arch, stage): i for i, arch in enumerate(scored.archs)}
         where.append([held.get(prefix(arch, stage), -1) for arch in archs])
     return np.array(where)

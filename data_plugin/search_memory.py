@@ -27,7 +27,7 @@ from data_plugin.prefix_tree import tree_order
 from data_plugin.ranks import local_rank_count
 from data_plugin.relation import TILES
 from data_plugin.space import SearchSpace
-from data_plugin.taps import STAGE_TAPS
+from data_plugin.taps import EMBEDDING, stage_of
 
 FREE_PART = 0.7
 """Part of the free memory that a search takes at the most if it is not told otherwise."""
@@ -131,13 +131,14 @@ class Bound:
     @cached_property
     def _comparison(self) -> Comparison:
         """A comparison that computes nothing, on networks whose walk holds as much as that of any networks."""
-        last_stage = max(STAGE_TAPS.index(tap) for tap in self.taps)
+        last_stage = max(stage_of(tap) for tap in self.taps)
         widest = tree_order(list(_widest(self.query.space)))
         query, key = self._branches
         teacher = Networks(key, widest[-1:], last_stage, norm="running")
         students = Networks(query, widest, last_stage, norm="running")
         tile = TILES[next(self.query.parameters()).device.type]
-        return Comparison(teacher, students, self.taps, rows=self.rows, tile=tile)
+        maps = [tap for tap in self.taps if tap != EMBEDDING]  # an embedding takes next to nothing
+        return Comparison(teacher, students, maps, rows=self.rows, tile=tile)
 
 
 def part_of(batch: ImageBatch, first: int, end: int) -> ImageBatch:

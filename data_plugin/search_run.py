@@ -21,6 +21,7 @@ from data_plugin.backbones.extract import extract
 from data_plugin.budget import Budget, Costs, all_groups
 from data_plugin.calibration import calibrate
 from data_plugin.checkpoint import SupernetInfo, load_supernet
+from data_plugin.embedding import trained_heads
 from data_plugin.errors import UserError
 from data_plugin.evolution import Evolution, evolve
 from data_plugin.framework import (
@@ -50,7 +51,7 @@ from data_plugin.search_output import (
     write_search,
 )
 from data_plugin.space import SearchSpace
-from data_plugin.taps import parse_taps
+from data_plugin.taps import EMBEDDING, parse_taps
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner
         what = f"the config {options.config}, by its {INPUT_KEYS[framework]},"
         supernet.info.input_format.require(adapter.input_format(config), what)
         taps = chosen_taps or adapter.taps(config)
+        heads = trained_heads(supernet, str(options.supernet)) if EMBEDDING in taps else None
         resolution = adapter.strides_and_dilations(config)
         batches = adapter.image_batches(config, options.images, options.batch_size, options.seed)
 
@@ -169,6 +171,7 @@ def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner
                 rows=options.relation_rows,
                 seed=options.seed,
                 max_memory=_max_memory(options, device),
+                heads=None if heads is None else heads.to(device),
                 progress=advance,
             )
             compared = _compare(options, measure, unfinished, batches, space, budgets, measured)

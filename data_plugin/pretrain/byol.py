@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data_plugin.pretrain.augmentation import View, jitter
-from data_plugin.pretrain.method import Method, Settings, pooled, precise, spread_and_matches, with_sliced_entry
+from data_plugin.pretrain.method import Method, Settings, precise, spread_and_matches, with_sliced_entry
 from data_plugin.pretrain.recipe import require_positive
 
 
@@ -74,11 +74,15 @@ class BYOL(Method):
 
     def targets(self, key_maps: Sequence[Tensor]) -> list[Tensor]:
         """The key branch's projection (N, dim) of each view."""
-        return [precise(self.key_head(pooled(key_map))) for key_map in key_maps]
+        return [precise(self.embed_key(key_map)) for key_map in key_maps]
 
     def predictions(self, query_maps: Sequence[Tensor]) -> list[Tensor]:
         """For each view, what the predictor makes of its projection (N, dim)."""
-        return [precise(self.predictor(self.query_head(pooled(query_map)))) for query_map in query_maps]
+        return [precise(self.embed_query(query_map)) for query_map in query_maps]
+
+    def embed_query(self, query_map: Tensor) -> Tensor:
+        """What the predictor makes of the projection; see :meth:`Method.embed_query`."""
+        return self.predictor(super().embed_query(query_map))
 
     def loss(self, predictions: list[Tensor], targets: list[Tensor]) -> Tensor:
         """Squared distance of the normalised prediction of each view to the target of the other, summed (Eq. 2)."""

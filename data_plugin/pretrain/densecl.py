@@ -89,6 +89,14 @@ class DenseCL(Method):
         (query_map,) = query_maps
         return self._project(self.query_head, query_map)
 
+    def embed_query(self, query_map: Tensor) -> Tensor:
+        """The whole image's projection; see :meth:`Method.embed_query`."""
+        return self.query_head["whole"](pooled(query_map))  # type: ignore[index]
+
+    def embed_key(self, key_map: Tensor) -> Tensor:
+        """The whole image's projection; see :meth:`Method.embed_key`."""
+        return self.key_head["whole"](pooled(key_map))  # type: ignore[index]
+
     def loss(self, predictions: Dense, targets: Dense) -> Tensor:
         """The weighted sum of the global and the dense InfoNCE (Eq. 3)."""
         shared = targets.features[..., : predictions.features.shape[-1]]

@@ -90,6 +90,22 @@ class Method(nn.Module, ABC):
     def loss(self, predictions: Any, targets: Any) -> Tensor:
         """How far one query network is from the step's targets: a number, averaged over the images."""
 
+    def embed_query(self, query_map: Tensor) -> Tensor:
+        """The student's z (N, dim) of DATA's Eq. 3, which is to be like the teacher's.
+
+        Args:
+            query_map: a query network's C5 (N, C, H, W), C at most the largest network's.
+        """
+        return self.query_head(pooled(query_map))
+
+    def embed_key(self, key_map: Tensor) -> Tensor:
+        """The teacher's z (N, dim) of DATA's Eq. 3.
+
+        Args:
+            key_map: the key branch's C5 (N, C, H, W).
+        """
+        return self.key_head(pooled(key_map))
+
     def remember(self, targets: Any) -> None:
         """Keep what later steps need of this one, once all its losses are computed."""
         del targets

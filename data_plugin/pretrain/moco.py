@@ -15,7 +15,6 @@ from data_plugin.pretrain.key_queue import KeyQueue
 from data_plugin.pretrain.method import (
     Method,
     Settings,
-    pooled,
     precise,
     require_whole_batches,
     spread_and_matches,
@@ -98,12 +97,12 @@ class MoCoV2(Method):
     def targets(self, key_maps: Sequence[Tensor]) -> Tensor:
         """The keys (N, dim), of length 1."""
         (key_map,) = key_maps
-        return F.normalize(precise(self.key_head(pooled(key_map))), dim=1)
+        return F.normalize(precise(self.embed_key(key_map)), dim=1)
 
     def predictions(self, query_maps: Sequence[Tensor]) -> Tensor:
         """The queries (N, dim), of length 1."""
         (query_map,) = query_maps
-        return F.normalize(precise(self.query_head(pooled(query_map))), dim=1)
+        return F.normalize(precise(self.embed_query(query_map)), dim=1)
 
     def loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """InfoNCE of the queries against their own keys and the queue."""

@@ -16,7 +16,6 @@ from data_plugin.pretrain.key_queue import KeyQueue
 from data_plugin.pretrain.method import (
     Method,
     Settings,
-    pooled,
     precise,
     require_whole_batches,
     spread_and_matches,
@@ -106,7 +105,7 @@ class ReSSL(Method):
     def targets(self, key_maps: Sequence[Tensor]) -> Relations:
         """What the images resemble (Eq. 3)."""
         (key_map,) = key_maps
-        keys = F.normalize(precise(self.key_head(pooled(key_map))), dim=1)
+        keys = F.normalize(precise(self.embed_key(key_map)), dim=1)
         _, queue = self.queue(keys)
         # The temperature magnifies the rounding of half precision.
         with torch.autocast(keys.device.type, enabled=False):
@@ -115,7 +114,7 @@ class ReSSL(Method):
     def predictions(self, query_maps: Sequence[Tensor]) -> Tensor:
         """The queries (N, dim), of length 1."""
         (query_map,) = query_maps
-        return F.normalize(precise(self.query_head(pooled(query_map))), dim=1)
+        return F.normalize(precise(self.embed_query(query_map)), dim=1)
 
     def loss(self, predictions: Tensor, targets: Relations) -> Tensor:
         """Cross-entropy of the two distributions over the queue (Eq. 5)."""
