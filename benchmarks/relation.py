@@ -1,7 +1,9 @@
-"""The streamed relation of two feature maps against the whole matrices: seconds, and memory beyond the maps.
+"""The distance of two feature maps: in tiles, against the whole matrices of Eq. 4; seconds, and memory beyond the maps.
 
-Each row is a process of its own, so that its peak memory is its own. The whole matrices are left out where the two
-of them would exceed --memory; at 66,800 positions, C2 of an image of 800 x 1344, they would take 36 GB.
+The teacher's side is prepared once, and every student costs the second figure. *whole* holds both matrices, *kept* the
+teacher's side in tiles, as a search does for maps that are not too large, *tiles* neither, and *kernel*, on a GPU, is
+the Triton kernel. Each row is a process of its own, so that its peak memory is its own. What would exceed --memory is
+left out; at 66,800 positions, C2 of an image of 800 x 1344, the two whole matrices would take 36 GB.
 
     python benchmarks/relation.py --positions 1000 4000 16000 66800
 """
@@ -14,6 +16,7 @@ import resource
 import subprocess
 import sys
 import time
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,31 +25,52 @@ from torch.nn import functional as F
 from data_plugin.relation import TEMPERATURE, TeacherRelation
 
 
-def whole_matrices(teacher: Tensor, student: Tensor) -> Tensor:
+class WholeMatrices:
     """Eq. 4 and 5 of DATA, written down."""
-    relations = []
-    for features in (teacher, student):
+
+    def __init__(self, features: Tensor) -> None:
+        self.relations = self._log_relations(features).exp()
+
+    def distance(self, features: Tensor) -> Tensor:
+        return -(self.relations * self._log_relations(features)).sum(dim=(1, 2), dtype=torch.float64)
+
+    def _log_relations(self, features: Tensor) -> Tensor:
         columns = F.normalize(features.flatten(2), dim=1)
-        relations.append((columns.mT @ columns / TEMPERATURE).log_softmax(dim=-1))
-    return -(relations[0].exp() * relations[1]).sum(dim=(1, 2), dtype=torch.float64)
+        return (columns.mT @ columns / TEMPERATURE).log_softmax(dim=-1)
 
 
-def streamed(teacher: Tensor, student: Tensor) -> Tensor:
-    return TeacherRelation(teacher).distance(student)
+WAYS = {
+    "whole": WholeMatrices,
+    "kept": partial(TeacherRelation, keep=True, kernel=False),
+    "tiles": partial(TeacherRelation, keep=False, kernel=False),
+    "kernel": partial(TeacherRelation, keep=False, kernel=True),
+}
 
-
-WAYS = {"whole": whole_matrices, "streamed": streamed}
+HELD = {"whole": 16, "kept": 4}
+"""Bytes that a way holds for every pair of positions, roughly."""
 
 
 def measure(way: str, positions: int, channels: int, device: str) -> dict[str, float]:
+    """Seconds for a teacher and for a student, bytes beyond the maps, and the distance."""
     generator = torch.Generator().manual_seed(0)
     maps = [torch.rand(1, channels, 1, positions, generator=generator).to(device) for _ in range(2)]
     with torch.inference_mode():
-        WAYS[way](*(each[..., :64] for each in maps))  # what is loaded at the first call
+        few = [each[..., :64] for each in maps]
+        WAYS[way](few[0]).distance(few[1]).item()  # what is loaded or compiled at the first call
         before = _peak(device)
         start = time.perf_counter()
-        distance = WAYS[way](*maps).item()
-        return {"seconds": time.perf_counter() - start, "bytes": _peak(device) - before, "distance": distance}
+        teacher = WAYS[way](maps[0])
+        if device == "cuda":
+            torch.cuda.synchronize()
+        prepared = time.perf_counter()
+        distance = teacher.distance(maps[1]).item()
+        ended = time.perf_counter()
+    return {
+        "teacher": prepared - start,
+        "student": ended - prepared,
+        "bytes": _peak(device) - before,
+        "distance": distance,
+    }
 
 
 def _peak(device: str) -> int:
@@ -67,25 +91,22 @@ def main() -> None:
         way, positions = arguments.row
         print(json.dumps(measure(way, int(positions), arguments.channels, arguments.device)))
         return
-    print("| positions | whole: s | GB | streamed: s | GB | seconds, whole / streamed | distances differ by |")
+    print("| positions | way | teacher: s | student: s | GB | student's time against whole | distance differs by |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for positions in arguments.positions:
-        found = {}
-        # Both maps' logarithms, and their exponentials and products on the way.
-        ways = [way for way in WAYS if way == "streamed" or 4 * 4 * positions**2 <= arguments.memory * 1e9]
-        for way in ways:
+        whole: dict[str, float] = {}
+        for way in WAYS if arguments.device == "cuda" else list(WAYS)[:-1]:
+            if HELD.get(way, 0) * positions**2 > arguments.memory * 1e9:
+                continue
             command = [sys.executable, __file__, *sys.argv[1:], "--row", way, str(positions)]
-            ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            found[way] = json.loads(ended.stdout)
-        own = found["streamed"]
-        cells = [f"{own['seconds']:.2f}", f"{own['bytes'] / 1e9:.2f}"]
-        if "whole" in found:
-            whole = found["whole"]
-            ratio, apart = whole["seconds"] / own["seconds"], abs(whole["distance"] / own["distance"] - 1)
-            cells = [f"{whole['seconds']:.2f}", f"{whole['bytes'] / 1e9:.2f}", *cells, f"{ratio:.2f}", f"{apart:.0e}"]
-        else:
-            cells = ["", f"({2 * 4 * positions**2 / 1e9:.1f} for both alone)", *cells, "", ""]
-        print(f"| {positions:,} | {' | '.join(cells)} |", flush=True)
+            found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+            whole = found if way == "whole" else whole
+            cells = [f"{positions:,}", way, *(f"{found[key]:.2f}" for key in ("teacher", "student"))]
+            cells += [f"{found['bytes'] / 1e9:.2f}"]
+            if whole:
+                apart = abs(found["distance"] / whole["distance"] - 1)
+                cells += [f"{found['student'] / whole['student']:.2f}", f"{apart:.0e}"]
+            print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -199,13 +199,13 @@ def candidate_sets(space: SearchSpace, samples: int) -> dict[str, list[Arch]]:
 
 
 def largest_throughput(query: DynamicResNet, loader: Loader, device: torch.device) -> float:
-    """Multiply-accumulates a second of the largest network on one batch: the better format's median of five runs."""
+    """Multiply-accumulates a second of the largest network on one batch: the better format's median of 25 runs."""
     images = next(iter(loader)).images.to(device)
     medians = []
     with torch.inference_mode():
         for memory_format in (torch.contiguous_format, torch.channels_last):
             laid = images.contiguous(memory_format=memory_format)
-            runs = [timed(lambda laid=laid: query(laid, query.space.largest)[0].sum().cpu(), device) for _ in range(6)]
+            runs = [timed(lambda laid=laid: query(laid, query.space.largest)[0].sum().cpu(), device) for _ in range(26)]
             medians.append(float(np.median([seconds for _, seconds in runs[1:]])))
     return len(images) * cost.flops(query.space.largest, loader.size) / min(medians)
 

@@ -3,8 +3,7 @@
 Networks of one budget are ranked exactly in float32 and then with each approximation on the same images; beside the
 rank correlation stand how many of the five closest remain, how much further the approximate winner is than the exact
 one (as a part of the networks' standard deviation), and the CPU time against the exact search's. The last line ranks
-exactly on other images of the data set: what an approximation should be compared with. float16 runs on GPUs only, since
-a CPU without instructions for it takes minutes.
+exactly on other images of the data set: what an approximation should be compared with.
 
     python benchmarks/search_approximations.py --supernet supernet.safetensors --images JPEGImages
 """
@@ -25,7 +24,7 @@ from data_plugin.search import search
 
 APPROXIMATIONS = {
     "bfloat16 features": {"precision": "bfloat16"},
-    **({"float16 features": {"precision": "float16"}} if torch.cuda.is_available() else {}),
+    "float16 features": {"precision": "float16"},
     "16 rows": {"rows": 16},
     "64 rows": {"rows": 64},
     "256 rows": {"rows": 256},
