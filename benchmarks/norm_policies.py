@@ -1,4 +1,4 @@
-"""Which batch-norm policy ranks networks best in a search?
+"""Which batch-norm policy, and which tap, ranks networks best in a search?
 
 Networks of one budget are ranked under every policy on two disjoint sets of few images, as a user's search would, and
 the rankings are compared with
@@ -13,7 +13,7 @@ A reference can rank no better than it agrees with itself, so the split-half cor
 regret is how much further the policy's winner is in the first reference than the best network there, as a part of the
 networks' standard deviation.
 
-    python benchmarks/norm_policies.py --supernet supernet.safetensors --data tiny_imagenet
+    python benchmarks/norm_policies.py --supernet supernet.safetensors --data tiny_imagenet --taps z
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ from data_plugin import Arch, SearchSpace, cost
 from data_plugin.backbones import DynamicResNet, extract
 from data_plugin.calibration import calibrate
 from data_plugin.checkpoint import load_supernet
+from data_plugin.embedding import trained_heads
 from data_plugin.framework import ImageBatch
 from data_plugin.input_format import InputFormat
 from data_plugin.search import SearchResult, search
+from data_plugin.taps import EMBEDDING
 
 POLICIES = (("batch", 4), ("batch", 16), ("recalibrated", 4), ("running", 4))
 """Policies with images a batch."""
@@ -130,6 +132,7 @@ def main() -> None:
     parser.add_argument("--taps", default="C5")
     arguments = parser.parse_args()
     supernet, taps, size = load_supernet(arguments.supernet), arguments.taps.split(","), arguments.size
+    heads = trained_heads(supernet, str(arguments.supernet)) if EMBEDDING in taps else None
     query, key = supernet.query, supernet.key
     archs = one_budget(supernet.info.space, arguments.networks)
     train, val = ImageFolder(arguments.data / "train"), ImageFolder(arguments.data / "val")
@@ -138,7 +141,7 @@ def main() -> None:
 
     start = time.perf_counter()
     others = Batches(train, images.chosen[2 * count :], size, 50)
-    shipped = search(query, key, archs, others, taps, norm="recalibrated", calibration_images=many // 2)
+    shipped = search(query, key, archs, others, taps, norm="recalibrated", calibration_images=many // 2, heads=heads)
     held_out = rows(shipped, archs)[:, many // 2 :]
     reference = held_out.mean(1)
     halves = correlation(held_out[:, ::2].mean(1), held_out[:, 1::2].mean(1))
@@ -161,7 +164,7 @@ def main() -> None:
     for norm, batch_size in POLICIES:
         found = []
         for half in (images.chosen[:count], images.chosen[count : 2 * count]):
-            result = search(query, key, archs, Batches(train, half, size, batch_size), taps, norm=norm)
+            result = search(query, key, archs, Batches(train, half, size, batch_size), taps, norm=norm, heads=heads)
             found.append(rows(result, archs).mean(1))
         stability = correlation(*found)
         agreement = float(np.mean([correlation(f, reference) for f in found]))
