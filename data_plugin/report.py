@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from importlib import resources
 from string import Template
@@ -18,55 +18,85 @@ from data_plugin.pareto import pareto_front
 
 GIGA, MEGA = 1e9, 1e6
 
-AXES = {
-    "flops": ("GFLOPs", GIGA),
-    "params": ("parameters (M)", MEGA),
-    "latency": ("latency (ms)", 1e-3),
-    "memory": ("memory (MB)", 2.0**20),
+COSTS = {
+    "flops": ("GFLOPs", GIGA, ".3f"),
+    "params": ("parameters (M)", MEGA, ".2f"),
+    "latency": ("latency (ms)", 1e-3, ".2f"),
+    "memory": ("memory (MB)", 2.0**20, ".1f"),
 }
-"""Label and unit of each cost."""
+"""Label, unit and format of each cost."""
 
 ROWS = 2_000
 """Candidates in the table, closest first; more would make the page slow."""
+
+
+def cost_label(quantity: str, input_size: Sequence[int] | None = None) -> str:
+    """What a column of a cost is called; FLOPs at another size than 224 x 224 say so."""
+    label = COSTS[quantity][0]
+    return f"{label} at {input_size[0]}x{input_size[1]}" if quantity == "flops" and input_size else label
+
+
+def cost_text(quantity: str, value: float) -> str:
+    """A cost, given in multiply-accumulates, numbers, s or bytes, in the unit of its label."""
+    _, unit, precision = COSTS[quantity]
+    return f"{value / unit:{precision}}"
+
+
+def with_error(value: float, error: float | None) -> str:
+    """A value with its standard error, if it has one, as plain decimals."""
+    return _digits(value, 6) if error is None else f"{_digits(value, 6)} ± {_digits(error, 2)}"
+
+
+def _digits(value: float, digits: int) -> str:
+    return np.format_float_positional(value, digits, unique=False, fractional=False, trim="-")
 
 
 def render_report(search: Mapping[str, Any]) -> str:
     """The page for the contents of a ``search.json``."""
     winners, candidates, images = search["winners"], search["candidates"], search["images"]
     named = "arch" if search["pareto"] else "budget"
-    unsure = [winner[named] for winner in winners if not winner["distinguishable"]]
+    led = [winner for winner in winners if winner["margin"] is not None]
+    unsure = [winner[named] for winner in led if not winner["distinguishable"]]
     template = Template(resources.files("data_plugin").joinpath("report.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(f"Search for {search['config']} with {search['framework']}"),
         summary=escape(
-            f"{len(candidates)} networks compared on {images['count']} images at {', '.join(search['taps'])}, "
+            f"{len(candidates)} networks, {_chosen(search)}, compared on {images['count']} images at "
+            f"{', '.join(search['taps'])}, "
             f"against the largest network of the supernet{_estimated(search)}"
         ),
         answer="Pareto front" if search["pareto"] else "Winners",
-        winners=_winner_table(winners),
+        winners=_winner_table(winners, search["input_size"]),
         certainty=escape(
             f"Not distinguishable from the runner-up on these images: {', '.join(unsure)}."
             if unsure
-            else "Every one leads its runner-up by more than 1.96 standard errors."
+            else "Every one leads its runner-up, at 95 % confidence by a paired t test over the images."
+            if led
+            else "There was no runner-up to compare with."
         ),
-        cost_plots="\n".join(_cost_plot(candidates, winners, quantity) for quantity in candidates[0]["costs"]),
+        cost_plots="\n".join(_cost_plots(candidates, winners, search["input_size"])),
         choice_plot=_choice_plot(candidates),
         run=_run_table({key: value for key, value in search.items() if key not in ("winners", "candidates")}),
         shown=escape(f"The {ROWS} closest of {len(candidates)}; search.csv has all." if len(candidates) > ROWS else ""),
-        candidates=_candidate_table(candidates[:ROWS], search["taps"], {winner["arch"] for winner in winners}),
+        candidates=_candidate_table(
+            candidates[:ROWS], search["taps"], {winner["arch"] for winner in winners}, search["input_size"]
+        ),
     )
 
 
-def _winner_table(winners: Sequence[Mapping[str, Any]]) -> str:
-    head = ["Budget", "Architecture", "GFLOPs", "Parameters (M)", "Score", "Lead over runner-up", "Compared"]
+def _winner_table(winners: Sequence[Mapping[str, Any]], input_size: Sequence[int] | None) -> str:
+    more = _further_costs(dict.fromkeys(quantity for winner in winners for quantity in winner["costs"]), input_size)
+    head = ["Budget", "Architecture", "GFLOPs", "Parameters (M)", *(cost_label(q, input_size) for q in more)]
+    head += ["Score", "Lead over runner-up", "Compared"]
     rows = [
         [
             winner["budget"],
             winner["arch"],
-            f"{winner['flops'] / GIGA:.3f}",
-            f"{winner['params'] / MEGA:.2f}",
-            _with_error(winner["score"], winner["standard_error"]),
-            "none" if winner["margin"] is None else _with_error(winner["margin"], winner["margin_error"]),
+            cost_text("flops", winner["flops"]),
+            cost_text("params", winner["params"]),
+            *(_checked_cost(winner, quantity) for quantity in more),
+            with_error(winner["score"], winner["standard_error"]),
+            "none" if winner["margin"] is None else with_error(winner["margin"], winner["margin_error"]),
             winner["candidates"],
         ]
         for winner in winners
@@ -74,17 +104,36 @@ def _winner_table(winners: Sequence[Mapping[str, Any]]) -> str:
     return _table([f"<th>{escape(name)}</th>" for name in head], [("", [(cell, cell) for cell in row]) for row in rows])
 
 
-def _candidate_table(candidates: Sequence[Mapping[str, Any]], taps: Sequence[str], best: set[str]) -> str:
-    head = ["Architecture", "Budgets", "GFLOPs", "Parameters (M)", "Score", *taps]
+def _checked_cost(winner: Mapping[str, Any], quantity: str) -> str:
+    if quantity not in winner["costs"]:
+        return ""
+    text = cost_text(quantity, winner["costs"][quantity])
+    measured = winner["measured"].get(quantity)
+    return text if measured is None else f"{text}, whole {cost_text(quantity, measured[1])}"
+
+
+def _further_costs(bounded: Iterable[str], input_size: Sequence[int] | None) -> list[str]:
+    """The bounded quantities that the columns of parameters and of FLOPs at 224 x 224 do not show already."""
+    shown = ("params",) if input_size else ("params", "flops")
+    return [quantity for quantity in bounded if quantity not in shown]
+
+
+def _candidate_table(
+    candidates: Sequence[Mapping[str, Any]], taps: Sequence[str], best: set[str], input_size: Sequence[int] | None
+) -> str:
+    more = _further_costs(candidates[0]["costs"], input_size)
+    head = ["Architecture", "Budgets", "GFLOPs", "Parameters (M)", *(cost_label(q, input_size) for q in more)]
+    head += ["Score", *taps]
     rows = []
     for row in candidates:
         cells = [
             (row["arch"], row["arch"]),
             (", ".join(row["budgets"]), ", ".join(row["budgets"])),
-            (f"{row['flops'] / GIGA:.3f}", row["flops"]),
-            (f"{row['params'] / MEGA:.2f}", row["params"]),
-            (_with_error(row["score"], row["standard_error"]), row["score"]),
-            *((f"{row['taps'][tap]:.5g}", row["taps"][tap]) for tap in taps),
+            (cost_text("flops", row["flops"]), row["flops"]),
+            (cost_text("params", row["params"]), row["params"]),
+            *((cost_text(quantity, row["costs"][quantity]), row["costs"][quantity]) for quantity in more),
+            (with_error(row["score"], row["standard_error"]), row["score"]),
+            *((with_error(row["taps"][tap], None), row["taps"][tap]) for tap in taps),
         ]
         rows.append(("winner" if row["arch"] in best else "", cells))
     return _table([f'<th data-sort="">{escape(name)}</th>' for name in head], rows, "candidates")
@@ -101,8 +150,11 @@ def _run_table(values: Mapping[str, Any]) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items() if key not in ("names", "networks"))
-    if isinstance(value, list):
-        return " ".join(_text(inner) for inner in value) or "none"
+    if isinstance(value, list | tuple):
+        nested = any(isinstance(inner, list | tuple) for inner in value)
+        return (" / " if nested else " ").join(_text(inner) for inner in value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return "none" if value is None else str(value)
 
 
@@ -112,7 +164,16 @@ def _table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[tuple[Any, An
         return f'<tr class="{kind}">{"".join(shown)}</tr>'
 
     body = "\n".join(row(kind, cells) for kind, cells in rows)
-    return f"<table{name and f' id={name}'}><thead><tr>{''.join(head)}</tr></thead><tbody>\n{body}\n</tbody></table>"
+    table = f"<table{name and f' id={name}'}><thead><tr>{''.join(head)}</tr></thead><tbody>\n{body}\n</tbody></table>"
+    return f'<div class="wide">{table}</div>'
+
+
+def _chosen(search: Mapping[str, Any]) -> str:
+    """How the candidates came about."""
+    if search["evolve"]:
+        return "found by evolution"
+    chosen = f"{search['samples']} drawn per budget" if search["samples"] else "all within the budgets"
+    return f"left of {chosen}" if search["halve"] else chosen
 
 
 def _estimated(search: Mapping[str, Any]) -> str:
@@ -123,18 +184,35 @@ def _estimated(search: Mapping[str, Any]) -> str:
     return f"; relations estimated from {search['relation_rows']} drawn rows an image and tap, which {share}"
 
 
-def _cost_plot(candidates: Sequence[Mapping[str, Any]], winners: Sequence[Mapping[str, Any]], quantity: str) -> str:
+def _cost_plots(
+    candidates: Sequence[Mapping[str, Any]], winners: Sequence[Mapping[str, Any]], input_size: Sequence[int] | None
+) -> Iterator[str]:
+    """Score against FLOPs, and against every other cost that a budget bounds."""
+    bounded = candidates[0]["costs"]
+    if "flops" not in bounded:
+        yield _cost_plot(candidates, winners, "flops", [row["flops"] for row in candidates], None)
+    for quantity in bounded:
+        yield _cost_plot(candidates, winners, quantity, [row["costs"][quantity] for row in candidates], input_size)
+
+
+def _cost_plot(
+    candidates: Sequence[Mapping[str, Any]],
+    winners: Sequence[Mapping[str, Any]],
+    quantity: str,
+    costs: Sequence[float],
+    input_size: Sequence[int] | None,
+) -> str:
     """Score against a cost, with the front of networks that no cheaper one is as close as."""
     figure = _figure(4.2)
     axes = figure.subplots()
-    label, unit = AXES[quantity]
+    unit = COSTS[quantity][1]
     best = {winner["arch"] for winner in winners}
-    points = np.array([(row["costs"][quantity] / unit, row["score"]) for row in candidates])
+    points = np.array([(paid / unit, row["score"]) for paid, row in zip(costs, candidates, strict=True)])
     chosen = np.array([row["arch"] in best for row in candidates])
     for among, area, colour in ((points, 14, "#9fb0c3"), (points[chosen], 64, "#2c7a3f")):
         axes.scatter(among[:, 0], among[:, 1], s=area, color=colour)
     axes.step(*points[pareto_front(points)].T, where="post", color="#c0562f")
-    axes.set_xlabel(label)
+    axes.set_xlabel(cost_label(quantity, input_size))
     axes.set_ylabel("distance to the largest network")
     axes.legend(["candidates", "winners", "Pareto front"], frameon=False)
     return _svg(figure)
@@ -157,6 +235,7 @@ def _choice_plot(candidates: Sequence[Mapping[str, Any]]) -> str:
             axes.boxplot(groups, tick_labels=[str(choice) for choice in choices], showfliers=False, widths=0.6)
             axes.set_title("stem width" if stage < 0 else f"stage {stage + 1} {kind}", fontsize=9)
             axes.tick_params(labelsize=7)
+    panels[1, 1].tick_params(labelleft=True)
     return _svg(figure)
 
 
@@ -172,7 +251,3 @@ def _svg(figure: Figure) -> str:
     FigureCanvasSVG(figure).print_svg(buffer)
     svg = buffer.getvalue()
     return svg[svg.index("<svg") :]
-
-
-def _with_error(value: float, error: float | None) -> str:
-    return f"{value:.5g}" if error is None else f"{value:.5g} ± {error:.2g}"

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import t as student_t
 
 from data_plugin import cost
 from data_plugin.arch import Arch
@@ -28,8 +30,8 @@ from data_plugin.search import SearchResult
 MEASURED = ("latency", "memory")
 """Quantities that are composed of measured blocks, and checked on whole networks."""
 
-DISTINGUISHABLE = 1.96
-"""Standard errors by which a winner has to lead for the report to call it distinguishable (95 %, two-sided)."""
+CONFIDENCE = 0.95
+"""Of the paired, two-sided t test over the images by which a winner has to lead to be called distinguishable."""
 
 
 PARTIAL = "partial"
@@ -53,7 +55,7 @@ class Winner:
         runner_up: the second closest of these, None where there is one candidate.
         margin: how much further the runner-up is, paired over the images.
         margin_error: standard error of the margin; None for a single image.
-        distinguishable: whether the margin exceeds :data:`DISTINGUISHABLE` standard errors.
+        distinguishable: whether a t test tells the two apart at :data:`CONFIDENCE`.
         measured: per measured quantity of the budget, its cost composed of its blocks and measured whole, in s
             or bytes.
         folder: where the winner is, relative to the output folder.
@@ -101,7 +103,8 @@ def pick_winner(result: SearchResult, budget: Budget, candidates: Sequence[Arch]
     first, *others = result.ranking(candidates)
     arch = result.archs[first]
     margin, margin_error = result.margin(first, others[0]) if others else (None, None)
-    sure = margin is not None and margin_error is not None and margin > DISTINGUISHABLE * margin_error
+    needed = student_t.ppf((1 + CONFIDENCE) / 2, len(result.images) - 1)  # NaN for a single image, which tells nothing
+    sure = margin is not None and margin_error is not None and bool(margin > needed * margin_error)
     return Winner(
         budget=budget.name,
         arch=arch,
@@ -148,14 +151,20 @@ def require_free(out: Path, overwrite: bool, resume: bool) -> None:
         resume: whether the unfinished search that it holds goes on.
 
     Raises:
-        UserError: if it is a file; holds anything and neither is set; or holds nothing to resume.
+        UserError: if it is a file, or the folder that the process is in; cannot be written; holds anything and neither
+            is set; or holds nothing to resume.
     """
     if out.is_file():
         raise UserError(f"the output {out} is a file; expected a folder that may be made")
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise UserError(f"the output folder {out.resolve()} would be replaced while you are in it; name one below it")
+    nearest = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+        raise UserError(f"the output folder {out} cannot be made in {nearest}; name one that you may write")
     held = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if resume and held != {PARTIAL}:
+    if resume and PARTIAL not in held:
         raise UserError(f"the output folder {out} holds no unfinished search; start one without --resume")
-    if held == {PARTIAL} and not (resume or overwrite):
+    if PARTIAL in held and not (resume or overwrite):
         raise UserError(f"the output folder {out} holds an unfinished search; add --resume or --overwrite")
     if held and not (resume or overwrite):
         raise UserError(f"the output folder {out} is not empty; name another or add --overwrite")
@@ -183,8 +192,10 @@ def write_search(
         run: what was run (supernet, data, options, versions), JSON values only.
         write_configs: called with every winner and its folder, to add training configs.
     """
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    out = out.resolve()
+    partial, replaced = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.replaced")
+    for folder in (partial, replaced):
+        shutil.rmtree(folder, ignore_errors=True)
     try:
         for winner, network in zip(winners, networks, strict=True):
             folder = partial / winner.folder
@@ -198,8 +209,11 @@ def write_search(
         (partial / "search.json").write_text(json.dumps(contents, indent=1) + "\n")
         write_csv(partial / "search.csv", contents["candidates"])
         (partial / "report.html").write_text(render_report(contents))
-        shutil.rmtree(out, ignore_errors=True)
+        # A folder that is deleted file by file would, if killed, leave a part of a search that looks like one.
+        if out.exists():
+            out.rename(replaced)
         partial.rename(out)
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

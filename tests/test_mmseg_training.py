@@ -226,7 +226,7 @@ def test_search_then_finetune(drawn_cityscapes: Path, tmp_path: Path, capsys) ->
     (winner,) = found["winners"]
     assert winner["flops"] == cost.flops(Arch.parse(winner["arch"]))  # the papers' count, at output stride 32
     config = out / winner["folder"] / "fcn_d8_cityscapes.py"
-    assert printed.count(f"python tools/finetune_seg.py --config {config}") == 1
+    assert printed.count(f" --config {config} --data-root") == 1
     tuned = tmp_path / "tuned"
     assert finetune_seg.main(["--config", str(config), *data, "--out", str(tuned), "--opts", *TINY]) == 0
     assert "mIoU" in capsys.readouterr().out

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data_plugin import SearchSpace, cost
-from data_plugin.report import render_report
+from data_plugin.report import cost_label, cost_text, render_report, with_error
 from data_plugin.search_output import write_csv
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -38,6 +38,7 @@ def search_contents(count: int = 40) -> dict:
     winner = {
         **{key: best[key] for key in ("arch", "flops", "params", "score", "standard_error")},
         **{"budget": "0.1-0.2", "margin": 0.1, "margin_error": 0.2, "candidates": count, "distinguishable": False},
+        **{"costs": dict(best["costs"]), "measured": {"latency": [best["costs"]["latency"], 0.0123]}},
     }
     return {
         "framework": "mmdet",
@@ -45,13 +46,14 @@ def search_contents(count: int = 40) -> dict:
         "taps": ["C4", "C5"],
         "pareto": False,
         "relation_rows": None,
+        **{"input_size": None, "samples": count, "evolve": None, "halve": None},
         "images": {"count": 3, "sha256": "a", "names": ["1.jpg"]},
         "winners": [winner],
         "candidates": candidates,
     }
 
 
-def in_browser(page: str, script: str, folder: Path) -> tuple[dict, np.ndarray]:
+def in_browser(page: str, script: str, folder: Path, width: int = 1200) -> tuple[dict, np.ndarray]:
     """What a script returns in a real browser that shows the page, and the picture that the browser drew."""
     if BROWSER is None:
         pytest.skip("needs a browser: no chromium is installed")
@@ -63,10 +65,74 @@ def in_browser(page: str, script: str, folder: Path) -> tuple[dict, np.ndarray]:
         "--disable-component-update",
         f"--user-data-dir={folder / 'profile'}",
     ]
-    command += ["--window-size=1200,1600", f"--screenshot={folder / 'page.png'}", "--dump-dom"]
+    command += [f"--window-size={width},1600", f"--screenshot={folder / 'page.png'}", "--dump-dom"]
     run = subprocess.run([*command, f"file://{folder / 'page.html'}"], capture_output=True, text=True, timeout=120)
     title = run.stdout.split("<title>")[1].split("</title>")[0]
     return json.loads(html.unescape(title)), np.asarray(Image.open(folder / "page.png").convert("RGB")).astype(int)
+
+
+def test_costs_have_units_and_errors_are_plain_decimals():
+    assert with_error(742123.4, 3021.0) == "742123 ± 3000"
+    assert with_error(5526.2243, 200.9) == "5526.22 ± 200"
+    assert with_error(0.0048545, 0.00401) == "0.0048545 ± 0.004"
+    assert with_error(1.5, None) == "1.5"
+    assert (cost_label("flops"), cost_label("flops", (96, 64))) == ("GFLOPs", "GFLOPs at 96x64")
+    assert (cost_label("latency", (96, 64)), cost_text("latency", 0.0036677)) == ("latency (ms)", "3.67")
+    assert cost_text("memory", 3 * 2**20) == "3.0"
+
+
+def test_a_winner_is_shown_with_its_budgeted_and_its_whole_cost():
+    page = render_report(search_contents())
+    winner = search_contents()["winners"][0]
+    assert f"{winner['costs']['latency'] * 1e3:.2f}, whole 12.30" in page
+    assert page.count("<th>latency (ms)</th>") == 1
+    assert page.count('<th data-sort="">latency (ms)</th>') == 1
+
+
+def test_certainty_is_said_of_those_with_a_runner_up():
+    contents = search_contents()
+    (winner,) = contents["winners"]
+    assert "Not distinguishable from the runner-up on these images: 0.1-0.2." in render_report(contents)
+    winner["distinguishable"] = True
+    assert "Every one leads its runner-up, at 95 % confidence" in render_report(contents)
+    winner.update(margin=None, margin_error=None, distinguishable=False)
+    assert "There was no runner-up" in render_report(contents)
+
+
+def test_flops_are_always_drawn_and_say_the_size_that_they_are_of():
+    contents = search_contents()
+    assert render_report(contents).count("<svg") == 3  # FLOPs, latency, choices
+    for row in [*contents["candidates"], *contents["winners"]]:
+        del row["costs"]["flops"]
+    assert render_report(contents).count("<svg") == 3
+    assert "GFLOPs at" not in render_report(contents)
+    contents = search_contents() | {"input_size": [96, 64]}
+    assert "<th>GFLOPs at 96x64</th>" in render_report(contents)
+
+
+@pytest.mark.slow
+def test_a_narrow_window_scrolls_tables_and_not_the_page(tmp_path):
+    found, _ = in_browser(
+        render_report(search_contents()),
+        "return {page: document.documentElement.scrollWidth, window: innerWidth,"
+        " table: document.getElementById('candidates').offsetWidth};",
+        tmp_path,
+        width=500,
+    )
+    assert found["page"] <= found["window"] < found["table"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "40 drawn per budget"),
+        ({"samples": None}, "all within the budgets"),
+        ({"halve": 0.9}, "left of 40 drawn per budget"),
+        ({"samples": None, "evolve": {"population": 8}}, "found by evolution"),
+    ],
+)
+def test_the_page_says_how_the_candidates_were_chosen(changed, said):
+    assert f"40 networks, {said}, compared on 3 images" in render_report(search_contents() | changed)
 
 
 @pytest.mark.slow

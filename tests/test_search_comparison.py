@@ -38,12 +38,21 @@ def test_agreement_in_ranks_overlap_and_winners(tmp_path, capsys):
     whole, low, high = printed.split("\n\n")[1:]
     assert "all networks: 8 in common" in whole
     assert f"{1 - 6 * (4 + 1 + 1) / (8 * 63):.3f}" in whole
-    assert "top 2 in common      1" in whole
-    assert "a wins one and is number 3 in the second" in whole
-    assert "b wins one and is number 2 in the first" in whole
+    assert "top 2 in common      1 (0.5 by chance)" in whole
+    assert "closest in the first  a, number 3 in the second" in whole
+    assert "closest in the second b, number 2 in the first" in whole
     assert "1-2: 4 in common" in low
     assert "2-3: 4 in common" in high
     assert "1.000" in high
+
+
+def test_a_budget_with_too_few_networks_in_common_is_named(tmp_path, capsys):
+    second = search({arch: score for arch, score in FIRST.items() if arch != "h" and arch != "g"})
+    folders = [write(tmp_path / "1", search(FIRST)), write(tmp_path / "2", second)]
+    assert compare_searches.main(folders) == 0
+    printed = capsys.readouterr().out
+    assert "2-3: fewer than 3 networks in common" in printed
+    assert "1-2: 4 in common" in printed
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 import json
 import multiprocessing
 import os
+import shlex
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -13,12 +16,14 @@ from torch.nn import functional as F
 from data_plugin import Arch, SearchSpace, cost
 from data_plugin.artefact import load_backbone
 from data_plugin.backbones import DynamicResNet, extract
+from data_plugin.budget import Budget
 from data_plugin.calibration import calibrate
 from data_plugin.checkpoint import Supernet, SupernetInfo, load_supernet, save_supernet
 from data_plugin.framework import ImageBatch
 from data_plugin.input_format import InputFormat
-from data_plugin.search import search
+from data_plugin.search import SearchResult, search
 from data_plugin.search_memory import Bound
+from data_plugin.search_output import pick_winner
 from data_plugin.tools import search_det
 
 SPACE = SearchSpace(
@@ -101,7 +106,48 @@ def test_writes_the_closest_network_of_every_group(adapter, supernet, tmp_path, 
     assert all(set(row["taps"]) == {"C5"} for row in found["candidates"])
     printed = capsys.readouterr().out
     assert all(winner["arch"] in printed for winner in found["winners"])
-    assert "finetune_det.py --config" in printed
+    lines = [shlex.split(line) for line in printed.split("fine-tune with:")[1].splitlines() if line]
+    configs = [str(out / winner["folder"] / "faster_rcnn_c4_voc.py") for winner in found["winners"]]
+    assert [line[line.index("--config") + 1] for line in lines] == configs
+    # What is printed runs from any folder; it stops at a wrong option before it loads a framework.
+    run = subprocess.run([*lines[0], "--resume", "--eval-only"], cwd=tmp_path, capture_output=True, text=True)
+    assert "not allowed with argument" in run.stderr
+
+
+def test_the_terminal_shows_budgeted_costs_in_their_units(adapter, supernet, tmp_path, capsys):
+    long = "flops<=1G and latency<=10s"
+    more = ["--group", "0-1", "--budget", long, "memory<=1KB", "--samples", "2", "--input-size", "96x64"]
+    assert search_det.main(arguments(supernet, tmp_path / "none", *more)) == 2
+    capsys.readouterr()
+    more.remove("memory<=1KB")
+    assert search_det.main(arguments(supernet, tmp_path / "out", *more)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("budget "))
+    head, group, budget, *rest = lines[start:]
+    assert len(head) == len(group) == len(budget)
+    assert [name.strip() for name in head.split("  ") if name] == [
+        *("budget", "architecture", "GFLOPs", "parameters (M)", "GFLOPs at 96x64", "latency (ms)", "score")
+    ]
+    assert budget.startswith(f"{long}  d")
+    assert any("latency (ms)" in line and "from its blocks" in line and " whole (" in line for line in rest)
+
+
+def test_a_front_names_one_command_per_budget(adapter, supernet, tmp_path, capsys):
+    assert search_det.main(arguments(supernet, tmp_path / "out", "--pareto")) == 0
+    found = json.loads((tmp_path / "out" / "search.json").read_text())["winners"]
+    printed = capsys.readouterr().out
+    assert len(found) > printed.count("--config") == len(GROUPS)
+    for group in GROUPS:
+        closest = min((row for row in found if row["budget"] == group), key=lambda row: row["score"])
+        assert f"/{closest['folder']}/faster_rcnn_c4_voc.py" in printed
+
+
+def test_a_whole_network_that_breaks_the_budget_is_called_so(adapter, supernet, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("data_plugin.search_run.MeasuredCosts.whole", lambda *_: 20.0)
+    more = ["--group", "0-1", "--budget", "latency<=10s", "latency<=30s", "--samples", "2"]
+    assert search_det.main(arguments(supernet, tmp_path / "out", *more)) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if " whole (" in line]
+    assert ["not within the budget" in line for line in lines] == [True, False]
 
 
 def test_scores_are_those_of_networks_at_the_configs_strides(adapter, supernet, tmp_path):
@@ -370,6 +416,8 @@ def test_a_search_may_be_killed_without_warning(adapter, supernet, tmp_path):
         (["--group", "0-1", "--all-groups"], "no network of this space is within 1 to 8 GFLOPs"),
         (["--samples", "0"], "0 networks were asked for"),
         (["--device", "tpu7"], "tpu7"),
+        (["--out", f"{__file__}/out"], "cannot be made in"),
+        (["--population", "8"], "expected --evolve with it"),
         (["--max-memory", "lots"], "'lots' is not an amount of memory"),
         (["--max-memory", "0.1MB"], "raise --max-memory"),
         (["--relation-rows", "1"], "1 rows of the relation"),
@@ -381,6 +429,45 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(adapter, supernet, tmp_pat
     assert message in error
     assert len(error.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--seed", "-1"], "'-1' was given; expected a number of at least 0"),
+        (["--images", "many"], "'many' was given; expected a number of at least 1, or all"),
+        (["--images", "0"], "'0' was given; expected a number of at least 1, or all"),
+        (["--input-size", "0"], "'0' was given; expected pixels such as 224, or HxW such as 800x1333"),
+        (["--input-size", "3x"], "'3x' is no size"),
+        (["--input-size", "ax3"], "'a' was given; expected pixels"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_at_once(supernet, tmp_path, capsys, more, message):
+    with pytest.raises(SystemExit) as stopped:
+        search_det.main(arguments(supernet, tmp_path / "out", *more))
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_evolution_is_not_said_to_draw_samples(adapter, supernet, tmp_path):
+    more = ["--evolve", "--population", "4", "--generations", "1"]
+    assert search_det.main(arguments(supernet, tmp_path / "out", *more)) == 0
+    found = json.loads((tmp_path / "out" / "search.json").read_text())
+    assert found["samples"] is None
+    assert (found["evolve"]["population"], found["evolve"]["generations"]) == (4, 1)
+
+
+def test_few_images_need_a_larger_lead():
+    archs = list(SPACE)[:2]
+    for count, sure in ((3, False), (12, True)):
+        # A lead of three standard errors: beyond 95 % of a normal distribution, but not of Student's t with 2 degrees.
+        apart = np.resize([-1.0, 0.0, 1.0], count)
+        apart = apart / (apart.std(ddof=1) / count**0.5) + 3
+        distances = np.stack([np.zeros(count), apart])[None]
+        names = [str(i) for i in range(count)]
+        result = SearchResult(archs, ["C5"], distances, names, "", np.zeros((1, 2)), [1] * count)
+        costs = {"flops": cost.flops}
+        assert pick_winner(result, Budget.group("0-1"), archs, costs, lambda *_: (1.0, 1.0)).distinguishable is sure
 
 
 def test_a_config_of_another_normalisation_is_refused(adapter, supernet, tmp_path, capsys):
@@ -398,6 +485,47 @@ def test_an_output_that_holds_something_is_kept_unless_told(adapter, supernet, t
     assert (tmp_path / "out" / "precious").exists()
     assert search_det.main(arguments(supernet, tmp_path / "out", "--overwrite")) == 0
     assert not (tmp_path / "out" / "precious").exists()
+
+
+def test_an_overwriting_search_that_was_killed_goes_on(adapter, supernet, tmp_path, capsys):
+    """Beside the unfinished search there is still what it is to replace."""
+    assert search_det.main(arguments(supernet, tmp_path / "out")) == 0
+
+    class Dying(Batches):
+        def only(self, indices):
+            for index in indices:
+                if index == 2:
+                    raise KeyboardInterrupt
+                yield self[index]
+
+    adapter.image_batches = lambda config, count, batch_size, seed: Dying(batches())
+    with pytest.raises(KeyboardInterrupt):
+        search_det.main(arguments(supernet, tmp_path / "out", "--overwrite", "--seed", "1"))
+    assert search_det.main(arguments(supernet, tmp_path / "out", "--seed", "1")) == 2
+    assert "add --resume or --overwrite" in capsys.readouterr().err
+    adapter.image_batches = lambda config, count, batch_size, seed: batches()
+    assert search_det.main(arguments(supernet, tmp_path / "out", "--seed", "1", "--resume")) == 0
+    assert json.loads((tmp_path / "out" / "search.json").read_text())["seed"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_search_reads_is_not_overwritten(adapter, supernet, tmp_path, capsys):
+    held = tmp_path / "runs" / "supernet.safetensors"
+    held.parent.mkdir()
+    shutil.copy(supernet, held)
+    assert search_det.main(arguments(held, tmp_path / "runs", "--overwrite")) == 2
+    assert "would delete the supernet" in capsys.readouterr().err
+    assert held.is_file()
+
+
+def test_the_folder_that_one_is_in_is_not_replaced(adapter, supernet, tmp_path, capsys, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for out in (Path("."), Path("..")):
+        assert search_det.main(arguments(supernet, out, "--overwrite")) == 2
+        assert "while you are in it" in capsys.readouterr().err
+    assert search_det.main(arguments(supernet, Path("out"))) == 0
+    assert Path("out/search.json").is_file()
 
 
 def test_a_failure_while_writing_leaves_only_what_resume_needs(adapter, supernet, tmp_path):

@@ -25,12 +25,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     for folder, search in ((arguments.first, first), (arguments.second, second)):
         taps, images = ", ".join(search["taps"]), search["images"]["count"]
         print(f"{folder}: {search['config']} on {images} images of {search['data_root']} at {taps}")
-    for found in compare_searches(first, second, top=arguments.top):
+    agreements = compare_searches(first, second, top=arguments.top)
+    for found in agreements:
         print(f"\n{found.budget or 'all networks'}: {found.common} in common")
         print(f"  Spearman correlation  {found.spearman:.3f}")
-        print(f"  top {found.top} in common      {found.overlap}")
-        for winner, rank, folder in zip(found.winners, found.ranks, ("second", "first"), strict=True):
-            print(f"  {winner} wins one and is number {rank} in the {folder}")
+        by_chance = found.top**2 / found.common
+        print(f"  top {found.top} in common      {found.overlap} ({by_chance:.1f} by chance)")
+        sides = (("first ", "second"), ("second", "first"))
+        for winner, rank, (side, other) in zip(found.winners, found.ranks, sides, strict=True):
+            print(f"  closest in the {side} {winner}, number {rank} in the {other}")
+    compared = {found.budget for found in agreements}
+    for budget in first["budgets"]:
+        if budget in second["budgets"] and budget not in compared:
+            print(f"\n{budget}: fewer than 3 networks in common")
     return 0
 
 

@@ -5,8 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Sequence
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_plugin.errors import UserError
+
+if TYPE_CHECKING:
+    from data_plugin.evolution import Evolution
+    from data_plugin.search_output import Winner
 
 
 def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[str], example: str) -> None:
@@ -17,7 +26,6 @@ def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[s
         frameworks: frameworks of the task, in order of preference.
         example: a config name for the help text.
     """
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.add_argument("--config", required=True, help=f"config name such as {example}, or path")
     parser.add_argument("--supernet", required=True, type=Path, help="supernet.safetensors that pre-training wrote")
     parser.add_argument("--out", required=True, type=Path, help="output folder")
@@ -38,11 +46,11 @@ def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[s
     parser.add_argument("--data-root", type=Path, help="folder of the data sets, instead of the config's")
     parser.add_argument("--framework", help=f"one of {', '.join(frameworks)}; default: the first installed")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--samples", type=int, default=100, help="networks drawn per budget")
+    which.add_argument("--samples", type=int, default=100, help="networks drawn per budget (default: %(default)s)")
     which.add_argument("--exhaustive", action="store_true", help="compare every network within a budget")
     which.add_argument("--evolve", action="store_true", help="find networks by mutation and crossover")
-    parser.add_argument("--population", type=int, default=100, help="networks of a generation of --evolve")
-    parser.add_argument("--generations", type=int, default=20, help="generations of --evolve after the first")
+    parser.add_argument("--population", type=int, help="networks of a generation of --evolve (default: 100)")
+    parser.add_argument("--generations", type=int, help="generations of --evolve after the first (default: 20)")
     parser.add_argument(
         "--halve",
         type=float,
@@ -56,20 +64,22 @@ def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[s
         help="answer every budget with its whole Pareto front, score against the budgeted cost, each network with "
         "weights and configs",
     )
-    parser.add_argument("--images", type=_count_or_all, default=256, help="training images drawn, or 'all'")
-    parser.add_argument("--batch-size", type=int, default=4, help="images per batch")
+    parser.add_argument(
+        "--images", type=_count_or_all, default=256, help="training images drawn, or 'all' (default: %(default)s)"
+    )
+    parser.add_argument("--batch-size", type=int, default=4, help="images per batch (default: %(default)s)")
     parser.add_argument("--taps", help="feature maps to compare, such as C4,C5; default: those the model reads")
     parser.add_argument(
         "--norm",
         choices=("batch", "recalibrated", "running"),
         default="batch",
-        help="what batch norms normalise with in the search",
+        help="what batch norms normalise with in the search (default: %(default)s)",
     )
     parser.add_argument(
         "--precision",
         choices=("float32", "bfloat16", "float16"),
         default="float32",
-        help="what features are computed in; distances are in float32 always",
+        help="what features are computed in; distances are in float32 always (default: %(default)s)",
     )
     parser.add_argument(
         "--relation-rows",
@@ -83,8 +93,10 @@ def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[s
         help="bound on the tensors that are held at once, such as 4GB; larger batches are compared in parts (default: "
         "70%% of what is free on the device)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the drawn networks, images and rows")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument(
+        "--seed", type=_seed, default=0, help="seed of the drawn networks, images and rows (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="go on with the unfinished search in --out")
     parser.add_argument("--overwrite", action="store_true", help="replace an output folder that is not empty")
     parser.add_argument(
@@ -98,13 +110,13 @@ def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], f
     Args:
         arguments: what :func:`add_search_arguments` parsed.
         frameworks: frameworks of the task, in order of preference.
-        finetune: the tool that fine-tunes a winner.
+        finetune: the tool that fine-tunes a winner, ``finetune_det`` or ``finetune_seg``.
     """
-    from data_plugin.evolution import Evolution
-    from data_plugin.framework import CONFIG_ENDING
     from data_plugin.search_memory import parse_bytes
     from data_plugin.search_run import SearchOptions, run_search
 
+    if arguments.overwrite:
+        _require_outside(arguments.out, {"supernet": arguments.supernet, "data root": arguments.data_root})
     winners = run_search(
         SearchOptions(
             config=arguments.config,
@@ -116,7 +128,7 @@ def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], f
             budgets=arguments.budget,
             all_groups=arguments.all_groups,
             input_size=arguments.input_size,
-            samples=None if arguments.exhaustive else arguments.samples,
+            samples=None if arguments.exhaustive or arguments.evolve else arguments.samples,
             images=arguments.images,
             batch_size=arguments.batch_size,
             taps=arguments.taps,
@@ -128,7 +140,7 @@ def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], f
             device=arguments.device,
             overwrite=arguments.overwrite,
             resume=arguments.resume,
-            evolve=Evolution(arguments.population, arguments.generations) if arguments.evolve else None,
+            evolve=_evolution(arguments),
             halve=arguments.halve,
             pareto=arguments.pareto,
             options=arguments.opts,
@@ -137,27 +149,84 @@ def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], f
     )
     if not winners:
         return
-    print(f"{'budget':<12}{'architecture':<30}{'GFLOPs':>8}{'params (M)':>12}  score")
-    for winner in winners:
-        cost = f"{winner.flops / 1e9:>8.3f}{winner.params / 1e6:>12.2f}"
-        print(f"{winner.budget:<12}{winner.arch!s:<30}{cost}  {_with_error(winner.score, winner.standard_error)}")
-    for winner in winners:
-        name = f"{winner.budget}: {winner.arch}" if arguments.pareto else winner.budget
-        at_that_cost = " at no more cost" if arguments.pareto else ""
-        if winner.margin is None:
-            print(f"{name}: it is the only candidate{at_that_cost}")
-        else:
-            lead = f"leads {winner.runner_up}{at_that_cost} by {_with_error(winner.margin, winner.margin_error)}"
-            print(f"{name}: {lead}{'' if winner.distinguishable else ' (not distinguishable)'}")
-    for winner in winners:
-        for quantity, (composed, whole) in winner.measured.items():
-            apart = composed / whole - 1
-            print(f"{winner.budget}: {quantity} {composed:.4g} from its blocks, {whole:.4g} whole ({apart:+.1%})")
     run = json.loads((arguments.out / "search.json").read_text())
-    if arguments.relation_rows:
+    _print_winners(winners, arguments.input_size)
+    _print_certainty(winners, front=arguments.pareto)
+    _print_approximations(winners, run)
+    print(f"\nreport: {arguments.out / 'report.html'}")
+    _print_finetuning(winners, arguments, finetune, run["framework"])
+
+
+def _evolution(arguments: argparse.Namespace) -> Evolution | None:
+    """The evolution that was asked for, if one was."""
+    from data_plugin.evolution import Evolution
+
+    sizes = {"population": arguments.population, "generations": arguments.generations}
+    given = {name: size for name, size in sizes.items() if size is not None}
+    if given and not arguments.evolve:
+        raise UserError(f"--{next(iter(given))} says how to evolve; expected --evolve with it")
+    return Evolution(**given) if arguments.evolve else None
+
+
+def _require_outside(out: Path, inputs: Mapping[str, Path | None]) -> None:
+    """Check that replacing the output folder deletes no input."""
+    for name, path in inputs.items():
+        if path is not None and path.resolve().is_relative_to(out.resolve()):
+            raise UserError(f"--overwrite would delete the {name} {path} with the output folder {out}; name another")
+
+
+def _print_winners(winners: Sequence[Winner], input_size: tuple[int, int] | None) -> None:
+    """A line a winner: what it is, what it costs, and its score; what else the budgets bound in columns of its own."""
+    from data_plugin.report import cost_label, cost_text, with_error
+
+    bounded = dict.fromkeys(quantity for winner in winners for quantity in winner.costs)
+    plain = ("params",) if input_size else ("params", "flops")
+    more = [quantity for quantity in bounded if quantity not in plain]
+    head = ["budget", "architecture", cost_label("flops"), cost_label("params")]
+    lines = [[*head, *(cost_label(quantity, input_size) for quantity in more), "score"]]
+    for winner in winners:
+        costs = [cost_text("flops", winner.flops), cost_text("params", winner.params)]
+        costs += [cost_text(quantity, winner.costs[quantity]) if quantity in winner.costs else "" for quantity in more]
+        score = with_error(winner.score, winner.standard_error)
+        lines.append([winner.budget, str(winner.arch), *costs, score])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        names = [cell.ljust(width) for cell, width in zip(line[:2], widths[:2], strict=True)]
+        figures = [cell.rjust(width) for cell, width in zip(line[2:], widths[2:], strict=True)]
+        print("  ".join([*names, *figures]))
+
+
+def _print_certainty(winners: Sequence[Winner], front: bool) -> None:
+    """How far every winner leads, and how far a measured cost is from that of the whole network."""
+    import numpy as np
+
+    from data_plugin.budget import Budget
+    from data_plugin.report import cost_label, cost_text, with_error
+
+    for winner in winners:
+        name = f"{winner.budget}: {winner.arch}" if front else winner.budget
+        at_that_cost = " at no more cost" if front else ""
+        if winner.runner_up is None or winner.margin is None:
+            print(f"{name}: it is the only one{at_that_cost} that was compared on all images")
+        else:
+            lead = f"leads {winner.runner_up}{at_that_cost} by {with_error(winner.margin, winner.margin_error)}"
+            print(f"{name}: {lead}{'' if winner.distinguishable else ' (not distinguishable)'}")
+        for quantity, (composed, whole) in winner.measured.items():
+            limits = (limit for limit in Budget.parse(winner.budget).limits if limit.quantity == quantity)
+            kept = all(limit.holds(np.array(whole)) for limit in limits)
+            print(
+                f"{name}: {cost_label(quantity)} {cost_text(quantity, composed)} from its blocks, "
+                f"{cost_text(quantity, whole)} whole ({composed / whole - 1:+.1%})"
+                f"{'' if kept else ', which is not within the budget'}"
+            )
+
+
+def _print_approximations(winners: Sequence[Winner], run: Mapping[str, Any]) -> None:
+    """What made the search faster or smaller, and what that cost."""
+    if run["relation_rows"]:
         most = max(winner.sampling_error for winner in winners)
         share = f"up to {most:.2g} of the standard errors" if most else "no map has more, so they are exact"
-        print(f"relations from {arguments.relation_rows} drawn rows: {share}")
+        print(f"relations from {run['relation_rows']} drawn rows: {share}")
     if run["split"]["split"]:
         print(
             "compared in parts to stay within the memory: {split} of {batches} batches, up to {most_parts} parts; "
@@ -166,31 +235,48 @@ def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], f
     dropped = run["dropped"]
     if dropped:
         print(f"dropped before they saw all images: {dropped['count']} networks, at confidence {dropped['confidence']}")
-    print(f"\nreport: {arguments.out / 'report.html'}\nfine-tune with:")
-    for winner in winners:
+
+
+def _print_finetuning(winners: Sequence[Winner], arguments: argparse.Namespace, finetune: str, framework: str) -> None:
+    """The command that fine-tunes every winner or, of a front, its closest network."""
+    from data_plugin.framework import CONFIG_ENDING
+
+    closest = {winner.budget: winner for winner in sorted(winners, key=lambda winner: -winner.score)}
+    shown = [closest[budget] for budget in dict.fromkeys(winner.budget for winner in winners)]
+    print("fine-tune the closest network of every front with:" if arguments.pareto else "fine-tune with:")
+    for winner in shown:
         folder = arguments.out / winner.folder
-        for ending in dict.fromkeys(CONFIG_ENDING.values()):
-            for config in sorted(folder.glob(f"*{ending}")):
-                root = ["--data-root", str(arguments.data_root)] if arguments.data_root else []
-                print(
-                    "  "
-                    + shlex.join(["python", finetune, "--config", str(config), *root, "--out", f"{folder}/finetuned"])
-                )
+        config = folder / f"{Path(arguments.config).stem}{CONFIG_ENDING[framework]}"
+        root = ["--data-root", str(arguments.data_root)] if arguments.data_root else []
+        command = [*_command(finetune), "--config", str(config), *root, "--out", f"{folder}/finetuned"]
+        print("  " + shlex.join(command))
+
+
+def _command(tool: str) -> list[str]:
+    """What runs another tool here, from whatever folder."""
+    installed = f"data-{tool.replace('_', '-')}"
+    return [installed] if shutil.which(installed) else [sys.executable, "-m", f"data_plugin.tools.{tool}"]
 
 
 def _count_or_all(text: str) -> int | None:
     if text == "all":
         return None
-    count = int(text)
-    if count < 1:
-        raise ValueError(text)
-    return count
+    return _whole(text, least=1, expected="a number of at least 1, or all")
+
+
+def _seed(text: str) -> int:
+    return _whole(text, least=0, expected="a number of at least 0")
 
 
 def _size(text: str) -> tuple[int, int]:
     height, _, width = text.partition("x")
-    return int(height), int(width or height)
+    expected = "pixels such as 224, or HxW such as 800x1333"
+    if text.endswith("x"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected {expected}")
+    return _whole(height, 1, expected), _whole(width or height, 1, expected)
 
 
-def _with_error(value: float, error: float | None) -> str:
-    return f"{value:.5g}" if error is None else f"{value:.5g} ± {error:.2g}"
+def _whole(text: str, least: int, expected: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} was given; expected {expected}")
+    return int(text)

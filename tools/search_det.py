@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit code."""
     parser = argparse.ArgumentParser(prog="search_det.py", description=__doc__)
     add_search_arguments(parser, DETECTION, example="faster_rcnn_c4_voc")
-    search_and_print(parser.parse_args(argv), DETECTION, finetune="tools/finetune_det.py")
+    search_and_print(parser.parse_args(argv), DETECTION, finetune="finetune_det")
     return 0
 
 

@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit code."""
     parser = argparse.ArgumentParser(prog="search_seg.py", description=__doc__)
     add_search_arguments(parser, SEGMENTATION, example="fcn_d8_cityscapes")
-    search_and_print(parser.parse_args(argv), SEGMENTATION, finetune="tools/finetune_seg.py")
+    search_and_print(parser.parse_args(argv), SEGMENTATION, finetune="finetune_seg")
     return 0
 
 
