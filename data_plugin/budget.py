@@ -57,7 +57,7 @@ class Budget:
     """All bounds that a network has to keep.
 
     Args:
-        name: what the user called the budget.
+        name: what the user called the budget, without needless spaces.
         limits: the bounds, at least one.
     """
 
@@ -71,7 +71,9 @@ class Budget:
         Raises:
             UserError: if the text has another form, or a quantity or unit is unknown.
         """
-        return cls(text, tuple(_limit(part, text) for part in re.split(r"\band\b", text)))
+        parts = re.split(r"\band\b", text)
+        name = " and ".join(re.sub(r"\s+", "", part) for part in parts)
+        return cls(name, tuple(_limit(part, text) for part in parts))
 
     @classmethod
     def group(cls, text: str) -> Budget:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,7 @@ def open_partial(
         UserError: if the folder holds another search; the message names an entry that differs.
     """
     if not (folder / RUN_FILE).is_file():
+        shutil.rmtree(folder, ignore_errors=True)  # batches that nothing tells the search of
         return PartialSearch(folder, run, draw())
     held = json.loads((folder / RUN_FILE).read_text())
     before, now = held["run"], json.loads(json.dumps(run))

@@ -164,7 +164,8 @@ def search(
     new: np.ndarray = np.any(where < 0, axis=0)
     archs = [arch for arch, is_new in zip(requested, new, strict=True) if is_new]
     before = from_first({} if unfinished is None else unfinished.read())
-    progress(len(requested) * len(batches) - len(archs) * (len(batches) - len(before)))
+    settled = len(requested) * len(batches) - len(archs) * (len(batches) - len(before))
+    progress(settled / rank_count())  # every process knows of all of them
     if scored is not None and not archs:
         return _filled(scored, requested, where, scored, new)
     todo = [index for index in range(len(batches)) if index not in before][rank() :: rank_count()]

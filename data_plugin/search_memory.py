@@ -100,8 +100,8 @@ class Bound:
                 return [part_of(batch, start, start + most) for start in range(0, count, most)]
         needed = self.foreseen(1, (height, width), compared)
         raise UserError(
-            f"one image of {height}x{width} needs {needed / 2**30:.2f} GB, more than the bound of "
-            f"{self.bytes / 2**30:.2f} GB; raise --max-memory, or make the images of the config smaller"
+            f"one image of {height}x{width} needs {_amount(needed)}, more than the bound of "
+            f"{_amount(self.bytes)}; raise --max-memory, or make the images of the config smaller"
         )
 
     def foreseen(self, images: int, size: tuple[int, int], compared: bool = True) -> int:
@@ -139,6 +139,10 @@ class Bound:
         tile = TILES[next(self.query.parameters()).device.type]
         maps = [tap for tap in self.taps if tap != EMBEDDING]  # an embedding takes next to nothing
         return Comparison(teacher, students, maps, rows=self.rows, tile=tile)
+
+
+def _amount(count: int) -> str:
+    return f"{count / 2**30:.2f} GB" if count >= 2**30 else f"{count / 2**20:.2f} MB"
 
 
 def part_of(batch: ImageBatch, first: int, end: int) -> ImageBatch:

@@ -148,11 +148,12 @@ def require_free(out: Path, overwrite: bool, resume: bool) -> None:
     Args:
         out: the folder.
         overwrite: whether what it holds may be replaced.
-        resume: whether the unfinished search that it holds goes on.
+        resume: whether the unfinished search that it holds goes on; where it holds nothing, one starts, so that a
+            search that was killed before its first batch goes on too.
 
     Raises:
         UserError: if it is a file, or the folder that the process is in; cannot be written; holds anything and neither
-            is set; or holds nothing to resume.
+            is set; or holds something that is no unfinished search where one is to go on.
     """
     if out.is_file():
         raise UserError(f"the output {out} is a file; expected a folder that may be made")
@@ -162,7 +163,7 @@ def require_free(out: Path, overwrite: bool, resume: bool) -> None:
     if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
         raise UserError(f"the output folder {out} cannot be made in {nearest}; name one that you may write")
     held = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if resume and PARTIAL not in held:
+    if resume and held and PARTIAL not in held:
         raise UserError(f"the output folder {out} holds no unfinished search; start one without --resume")
     if PARTIAL in held and not (resume or overwrite):
         raise UserError(f"the output folder {out} holds an unfinished search; add --resume or --overwrite")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from data_plugin import __version__, cost
 from data_plugin.arch import Arch
@@ -36,7 +34,8 @@ from data_plugin.framework import (
 )
 from data_plugin.halving import halve
 from data_plugin.measured_cost import MeasuredCosts
-from data_plugin.partial_search import PartialSearch, open_partial
+from data_plugin.partial_search import RUN_FILE, PartialSearch, open_partial
+from data_plugin.progress import progress_over
 from data_plugin.ranks import from_all, from_first, joined_ranks, pick_device, rank, rank_count
 from data_plugin.search import SearchResult, merged, search
 from data_plugin.search_memory import FREE_PART, free_memory
@@ -174,7 +173,7 @@ def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner
                 heads=None if heads is None else heads.to(device),
                 progress=advance,
             )
-            compared = _compare(options, measure, unfinished, batches, space, budgets, measured)
+            compared = _compare(options, measure, advance, unfinished, batches, space, budgets, measured)
         result, candidates = compared.result, compared.candidates
         if rank() != 0:
             return []
@@ -214,6 +213,7 @@ class _Compared:
 def _compare(
     options: SearchOptions,
     measure: Callable[..., SearchResult],
+    advance: Callable[[float], None],
     unfinished: PartialSearch,
     batches: ImageBatches,
     space: SearchSpace,
@@ -226,7 +226,10 @@ def _compare(
         archs = sorted({arch for found in unfinished.candidates.values() for arch in found})
         return _Compared(measure(archs=archs, batches=batches, unfinished=unfinished), unfinished.candidates)
 
+    every = _network_count(options, unfinished, budgets)
+
     def of_round(number: int, archs: Sequence[Arch], indices: Sequence[int]) -> SearchResult:
+        advance((every - len(archs)) * len(indices) / rank_count())  # the dropped ones need not see these
         return measure(archs=archs, batches=batches.only(indices), unfinished=unfinished.part(f"round-{number}"))
 
     halving = halve(of_round, unfinished.candidates, len(batches), options.halve)
@@ -280,8 +283,8 @@ def _costs(options: SearchOptions, measured: MeasuredCosts) -> Costs:
 def _budgets(options: SearchOptions, space: SearchSpace) -> list[Budget]:
     """The budgets that were asked for; those of costs that need no measurement hold a network of the space."""
     costs = _closed_costs(options)
-    budgets = [Budget.group(text) for text in dict.fromkeys(options.groups)]
-    budgets += [Budget.parse(text) for text in dict.fromkeys(options.budgets)]
+    named = [*map(Budget.group, options.groups), *map(Budget.parse, options.budgets)]
+    budgets = list({budget.folder: budget for budget in named}.values())
     for budget in budgets:
         if all(quantity in costs for quantity in budget.quantities):
             budget.require_any(space, costs)
@@ -317,7 +320,8 @@ def _open(
         return {name: space.sample(options.samples, options.seed, within) for name, within in fits.items()}
 
     if options.overwrite:
-        shutil.rmtree(options.out / PARTIAL, ignore_errors=True)
+        # First what makes the batches a search's, so that a kill in between leaves none that could be gone on with.
+        (options.out / PARTIAL / RUN_FILE).unlink(missing_ok=True)
     return open_partial(options.out / PARTIAL, run, draw)
 
 
@@ -402,15 +406,10 @@ def _description(options: SearchOptions, info: SupernetInfo, frameworks: Sequenc
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[float], None]]:
-    """A bar over networks times batches; yields the function that moves it on."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, disable=rank() != 0) as progress:
-        task = progress.add_task("networks x batches", total=total)
+    """Progress of all processes over networks times batches; yields the function that this one reports its own with."""
+    if rank() != 0:
+        yield lambda networks: None
+        return
+    with progress_over(total, "networks x batches") as advance:
         # Every process settles its share at about the same pace; the first one shows that of all.
-        yield lambda networks: progress.advance(task, networks * rank_count())
+        yield lambda networks: advance(networks * rank_count())

@@ -5,6 +5,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from data_plugin.calibration import calibrate
 from data_plugin.checkpoint import Supernet, SupernetInfo, load_supernet, save_supernet
 from data_plugin.framework import ImageBatch
 from data_plugin.input_format import InputFormat
+from data_plugin.progress import progress_over
 from data_plugin.search import SearchResult, search
 from data_plugin.search_memory import Bound
 from data_plugin.search_output import pick_winner
@@ -376,13 +378,14 @@ def test_a_killed_search_resumes_to_the_same_result(adapter, supernet, tmp_path,
     assert "holds no unfinished search" in capsys.readouterr().err
 
 
-def test_a_search_may_be_killed_without_warning(adapter, supernet, tmp_path):
+@pytest.mark.parametrize("killed_at", [0, 2])
+def test_a_search_may_be_killed_without_warning(adapter, supernet, tmp_path, killed_at):
     assert search_det.main(arguments(supernet, tmp_path / "whole")) == 0
 
     class Killed(Batches):
         def only(self, indices):
             for index in indices:
-                if index == 2:
+                if index == killed_at:
                     os.kill(os.getpid(), signal.SIGKILL)
                 yield self[index]
 
@@ -403,6 +406,47 @@ def test_a_search_may_be_killed_without_warning(adapter, supernet, tmp_path):
         assert one["score"] == pytest.approx(other["score"], rel=1e-6)
 
 
+def test_batches_of_a_search_that_was_being_replaced_are_not_gone_on_with(adapter, supernet, tmp_path):
+    out = tmp_path / "out"
+    assert search_det.main(arguments(supernet, out)) == 0
+    whole = (out / "search.json").read_text()
+    stale = out / "partial" / "batch-000000.npz"
+    stale.parent.mkdir()
+    stale.write_bytes(b"of another search, whose run.json is gone")
+    assert search_det.main(arguments(supernet, out, "--resume")) == 0
+    assert (out / "search.json").read_text() == whole
+
+
+@pytest.mark.parametrize("more", [[], ["--halve", "0.6"], ["--group", "0-0.02", "0.0-0.020"]])
+def test_progress_ends_at_its_total(adapter, supernet, tmp_path, monkeypatch, more):
+    seen = []
+
+    @contextmanager
+    def recorded(total, what):
+        counts = []
+        yield counts.append
+        seen.append((sum(counts), total))
+
+    monkeypatch.setattr("data_plugin.search_run.progress_over", recorded)
+    images = torch.randn(16, 1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    adapter.image_batches = lambda *_: Batches(ImageBatch(im, [(64, 64)], [f"{i}"]) for i, im in enumerate(images))
+    assert search_det.main(arguments(supernet, tmp_path / "out", *more)) == 0
+    ((done, total),) = seen
+    assert done == pytest.approx(total)
+    if more[:1] == ["--halve"]:
+        assert json.loads((tmp_path / "out" / "search.json").read_text())["dropped"]["count"] > 0
+
+
+def test_a_log_file_gets_lines(monkeypatch, capsys):
+    monkeypatch.setattr("data_plugin.progress.LOGGED_EVERY", 0.0)
+    with progress_over(10, "images") as advance:
+        advance(4)
+        advance(6)
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("4 of 10 images, 0:00:00 spent, about 0:00:0")
+    assert last.startswith("10 of 10 images")
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -420,7 +464,6 @@ def test_a_search_may_be_killed_without_warning(adapter, supernet, tmp_path):
         (["--population", "8"], "expected --evolve with it"),
         (["--max-memory", "lots"], "'lots' is not an amount of memory"),
         (["--max-memory", "0.1MB"], "raise --max-memory"),
-        (["--relation-rows", "1"], "1 rows of the relation"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(adapter, supernet, tmp_path, capsys, more, message):
@@ -434,6 +477,9 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(adapter, supernet, tmp_pat
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (["--relation-rows", "1"], "'1' was given; expected a number of at least 2"),
+        (["--halve", "2"], "'2' was given; expected more than 0.5 and less than 1"),
+        (["--halve", "most"], "'most' was given; expected more than 0.5 and less than 1"),
         (["--seed", "-1"], "'-1' was given; expected a number of at least 0"),
         (["--images", "many"], "'many' was given; expected a number of at least 1, or all"),
         (["--images", "0"], "'0' was given; expected a number of at least 1, or all"),

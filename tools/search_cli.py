@@ -53,7 +53,7 @@ def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[s
     parser.add_argument("--generations", type=int, help="generations of --evolve after the first (default: 20)")
     parser.add_argument(
         "--halve",
-        type=float,
+        type=_confidence,
         metavar="CONFIDENCE",
         help="search in rounds of more and more images, and drop networks that are behind at this confidence, "
         "such as 0.95",
@@ -68,7 +68,11 @@ def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[s
         "--images", type=_count_or_all, default=256, help="training images drawn, or 'all' (default: %(default)s)"
     )
     parser.add_argument("--batch-size", type=int, default=4, help="images per batch (default: %(default)s)")
-    parser.add_argument("--taps", help="feature maps to compare, such as C4,C5; default: those the model reads")
+    parser.add_argument(
+        "--taps",
+        help="feature maps to compare, such as C4,C5, or z, the embedding that pre-training made of an image; default: "
+        "the maps that the model reads",
+    )
     parser.add_argument(
         "--norm",
         choices=("batch", "recalibrated", "running"),
@@ -83,7 +87,7 @@ def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[s
     )
     parser.add_argument(
         "--relation-rows",
-        type=int,
+        type=_rows,
         metavar="N",
         help="estimate every relation from N drawn rows, unbiased (default: all rows, exact)",
     )
@@ -97,7 +101,11 @@ def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[s
         "--seed", type=_seed, default=0, help="seed of the drawn networks, images and rows (default: %(default)s)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
-    parser.add_argument("--resume", action="store_true", help="go on with the unfinished search in --out")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the unfinished search in --out, or start it if it has not begun",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an output folder that is not empty")
     parser.add_argument(
         "--opts", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="changes of the framework's config"
@@ -262,6 +270,20 @@ def _count_or_all(text: str) -> int | None:
     if text == "all":
         return None
     return _whole(text, least=1, expected="a number of at least 1, or all")
+
+
+def _rows(text: str) -> int:
+    return _whole(text, least=2, expected="a number of at least 2")
+
+
+def _confidence(text: str) -> float:
+    try:
+        confidence = float(text)
+    except ValueError:
+        confidence = float("nan")
+    if not 0.5 < confidence < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} was given; expected more than 0.5 and less than 1, such as 0.95")
+    return confidence
 
 
 def _seed(text: str) -> int:
