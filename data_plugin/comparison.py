@@ -144,7 +144,8 @@ class Comparison:
         values = torch.zeros(shape, dtype=torch.float64, device=self.students.device)
 
         def found(tap: int, first: int, end: int, distances: Tensor, variances: Tensor) -> None:
-            values[:, tap, first:end] = torch.stack([distances, variances])[:, None]
+            values[0, tap, first:end] = distances
+            values[1, tap, first:end] = variances
 
         self.run(batch, found, settled)
         distances, variances = values.cpu().numpy()
@@ -193,6 +194,9 @@ class _Teacher:
         ]
 
     def estimate(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        if len(self.targets) == 1:
+            ((size, index),) = self.groups
+            return self.targets[0].estimate(self._own(features, index, *size))
         found = torch.empty(2, self.count, dtype=torch.float64, device=features.device)
         for ((height, width), index), target in zip(self.groups, self.targets, strict=True):
             found[:, index] = torch.stack(target.estimate(self._own(features, index, height, width)))

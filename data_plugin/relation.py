@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from data_plugin.errors import UserError
 
@@ -26,6 +25,9 @@ TILES = {"cpu": 256, "cuda": 2048}
 
 On a CPU one that stays in its cache is fastest (``benchmarks/relation.py``); a GPU wants enough work in each call.
 """
+
+SHORTEST = 1e-12
+"""Least length of a column that is normalised, as PyTorch's ``normalize`` has it; one of zeros stays so."""
 
 KEPT = 2**24
 """See :func:`kept`."""
@@ -129,8 +131,9 @@ class TeacherRelation:
 
     def _columns(self, features: Tensor) -> Tensor:
         """Columns of each map, (N, C, H, W) to (N, HW, C), whose products are similarities / temperature."""
-        columns = F.normalize(features.float().flatten(2).mT, dim=2)
-        return columns.div_(self.temperature**0.5)
+        columns = features.float().flatten(2).mT
+        lengths = torch.linalg.vector_norm(columns, dim=2, keepdim=True).clamp_min_(SHORTEST)
+        return columns / lengths.mul_(self.temperature**0.5)
 
     def _selected(self, columns: Tensor) -> Tensor:
         """The columns whose rows of the relation are summed up."""
