@@ -20,12 +20,6 @@ TEMPERATURE = 0.2
 LOWEST_TEMPERATURE = 0.02
 """Somewhat below it exp(-1 / temperature) is no float32 any more."""
 
-TILES = {"cpu": 256, "cuda": 2048}
-"""By type of device, positions along each side of the part of a relation that is held at once.
-
-On a CPU one that stays in its cache is fastest (``benchmarks/relation.py``); a GPU wants enough work in each call.
-"""
-
 SHORTEST = 1e-12
 """Least length of a column that is normalised, as PyTorch's ``normalize`` has it; one of zeros stays so."""
 
@@ -46,7 +40,7 @@ class TeacherRelation:
         temperature: at least :data:`LOWEST_TEMPERATURE`.
         rows: positions i (N, n), n at least 2, distinct within each map, whose share of R stands for all; None sums
             all. Drawn uniformly, as :func:`draw_rows` does, they leave R unbiased.
-        tile: positions along each side of a tile; None takes those of :data:`TILES`.
+        tile: positions along each side of a tile; None takes :func:`tile_on` the device.
         keep: keep the teacher's side in memory; None decides by :func:`kept`.
         kernel: compute with the Triton kernel of :mod:`data_plugin.relation_kernel` instead of PyTorch; None takes,
             on a CUDA device, what is faster there for the first student, else PyTorch.
@@ -73,7 +67,7 @@ class TeacherRelation:
         self.selected = self._selected(self.columns)
         count, positions = self.selected.shape[1], self.columns.shape[1]
         keep = kept(positions, count) if keep is None else keep
-        size = tile or TILES[features.device.type]
+        size = tile or tile_on(features.device)
         blocks = _blocks(positions, size)
         if rows is None:
             # What the tiles below the diagonal hold is what those above it hold.
@@ -162,6 +156,14 @@ class TeacherRelation:
 
     def _mirrored(self, block: slice, other: slice) -> bool:
         return self.rows is None and block != other
+
+
+def tile_on(device: torch.device) -> int:
+    """Positions along each side of the part of a relation that is held at once on a device.
+
+    On a CPU one that stays in its cache is fastest; a GPU wants enough work in each call.
+    """
+    return 256 if device.type == "cpu" else 2048
 
 
 def kept(positions: int, rows: int | None) -> bool:

@@ -25,7 +25,7 @@ from data_plugin.errors import UserError
 from data_plugin.framework import ImageBatch
 from data_plugin.prefix_tree import tree_order
 from data_plugin.ranks import local_rank_count
-from data_plugin.relation import TILES
+from data_plugin.relation import tile_on
 from data_plugin.space import SearchSpace
 from data_plugin.taps import EMBEDDING, stage_of
 
@@ -136,7 +136,7 @@ class Bound:
         query, key = self._branches
         teacher = Networks(key, widest[-1:], last_stage, norm="running")
         students = Networks(query, widest, last_stage, norm="running")
-        tile = TILES[next(self.query.parameters()).device.type]
+        tile = tile_on(next(self.query.parameters()).device)
         maps = [tap for tap in self.taps if tap != EMBEDDING]  # an embedding takes next to nothing
         return Comparison(teacher, students, maps, rows=self.rows, tile=tile)
 
