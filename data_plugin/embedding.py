@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from data_plugin.checkpoint import Supernet
 from data_plugin.errors import UserError
+from data_plugin.extras import require_installed
 from data_plugin.files import require_matching
 
 if TYPE_CHECKING:
@@ -48,14 +49,10 @@ def trained_heads(supernet: Supernet, path: str) -> Method:
         UserError: if the file does not tell what its heads are, they do not match, or lightly, which heads are built
             with, is not installed.
     """
-    try:
-        from data_plugin.pretrain.moco import MoCoV2, MoCoV2Settings
-        from data_plugin.pretrain.recipe import Recipe
-    except ImportError as error:
-        raise UserError(
-            f"the tap z needs what pre-training builds heads with ({error}); "
-            "install it with: pip install 'data_plugin[pretrain]'"
-        ) from error
+    require_installed(("lightly",), extra="pretrain")
+    from data_plugin.pretrain.moco import MoCoV2, MoCoV2Settings
+    from data_plugin.pretrain.recipe import Recipe
+
     features = supernet.info.space.largest.out_channels[-1]
     recipe = supernet.info.training.get("recipe")
     entry, output = (supernet.heads.get(f"query.layers.{layer}.weight") for layer in (0, 2))

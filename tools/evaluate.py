@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
 import logging
 import os
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_plugin.errors import UserError
+from data_plugin.extras import require_installed
 from data_plugin.tools.exit_codes import user_errors_exit_2
 
 NEEDED = ("lightly", "lightning", "torchmetrics", "torchvision")
@@ -51,11 +51,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, write the figures, print them."""
     args = parser().parse_args(argv)
-    missing = [package for package in NEEDED if importlib.util.find_spec(package) is None]
-    if missing:
-        raise UserError(
-            f"{' and '.join(missing)} is not installed; install it with: pip install 'data_plugin[pretrain]'"
-        )
+    require_installed(NEEDED, extra="pretrain")
     from data_plugin.evaluation.classification import LINEAR, SEMISUP
     from data_plugin.evaluation.opening import open_evaluation, prepare_output
     from data_plugin.evaluation.results import write_results

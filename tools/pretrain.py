@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
 import os
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_plugin.errors import UserError
+from data_plugin.extras import require_installed
 from data_plugin.pretrain.recipe import METHODS, RECIPES, Recipe, read_recipe
 from data_plugin.space import SPACES
 from data_plugin.tools.exit_codes import user_errors_exit_2
@@ -120,11 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"--{name.replace('_', '-')} is {value}; expected at least 1")
     if (args.knn_train is None) != (args.knn_val is None):
         raise UserError("a kNN evaluation needs two labelled folders; expected both --knn-train and --knn-val")
-    missing = [package for package in NEEDED if importlib.util.find_spec(package) is None]
-    if missing:
-        raise UserError(
-            f"{' and '.join(missing)} is not installed; install it with: pip install 'data_plugin[pretrain]'"
-        )
+    require_installed(NEEDED, extra="pretrain")
     recipe = _recipe(args)
     from lightning.pytorch.utilities import rank_zero_only
 
