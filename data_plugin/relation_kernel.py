@@ -98,7 +98,7 @@ def cross_entropies(teacher: Tensor, student: Tensor, rows: Tensor | None, highe
         teacher.shape[2],
         student.shape[2],
         highest,
-        precision="tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3",
+        precision="tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3",
         ROWS=height,
         OTHERS=64,
         CHUNK=32,
