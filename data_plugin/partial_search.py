@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,24 +47,26 @@ class PartialSearch:
         folder: is made with the first finished batch.
         run: everything that decides the distances, JSON values only.
         candidates: by budget, the networks that are compared, where they are known beforehand.
+        max_memory: bytes of tensors that may be held at once; what decides in how many parts batches are compared.
         part_name: which part of the search this is, empty for a search in one part.
     """
 
     folder: Path
     run: Mapping[str, Any]
     candidates: Mapping[str, Sequence[Arch]]
+    max_memory: int
     part_name: str = ""
 
     def part(self, name: str) -> PartialSearch:
         """A part of the search, with networks or images of its own, that keeps its batches apart."""
-        return PartialSearch(self.folder, self.run, self.candidates, name)
+        return replace(self, part_name=name)
 
     def write(self, index: int, batch: BatchDistances) -> None:
         """Keep the distances of batch ``index``."""
         description = self.folder / RUN_FILE
         if not description.is_file():
             names = {budget: [str(arch) for arch in archs] for budget, archs in self.candidates.items()}
-            text = json.dumps({"run": self.run, "candidates": names}, indent=1)
+            text = json.dumps({"run": self.run, "candidates": names, "max_memory": self.max_memory}, indent=1)
             write_whole(description, lambda path: path.write_text(text))
 
         def save(path: Path) -> None:
@@ -87,7 +89,7 @@ class PartialSearch:
 
 
 def open_partial(
-    folder: Path, run: Mapping[str, Any], draw: Callable[[], Mapping[str, Sequence[Arch]]]
+    folder: Path, run: Mapping[str, Any], draw: Callable[[], Mapping[str, Sequence[Arch]]], max_memory: int
 ) -> PartialSearch:
     """Go on with the unfinished search of a folder, or start one.
 
@@ -96,13 +98,15 @@ def open_partial(
         run: everything that decides the distances, JSON values only.
         draw: gives the candidates of a new search; an unfinished one keeps its own, which a budget in measured
             latency would not give a second time.
+        max_memory: the memory bound of a new search; an unfinished one keeps its own, for less may be free now, and
+            batches that are split in another way have other statistics.
 
     Raises:
         UserError: if the folder holds another search; the message names an entry that differs.
     """
     if not (folder / RUN_FILE).is_file():
         shutil.rmtree(folder, ignore_errors=True)  # batches that nothing tells the search of
-        return PartialSearch(folder, run, draw())
+        return PartialSearch(folder, run, draw(), max_memory)
     held = json.loads((folder / RUN_FILE).read_text())
     before, now = held["run"], json.loads(json.dumps(run))
     differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
@@ -113,7 +117,7 @@ def open_partial(
             f"{_short(now.get(key))}); resume with the same arguments, or start anew with --overwrite"
         )
     candidates = {budget: [Arch.parse(name) for name in names] for budget, names in held["candidates"].items()}
-    return PartialSearch(folder, run, candidates)
+    return PartialSearch(folder, run, candidates, held["max_memory"])
 
 
 def _load(path: Path) -> BatchDistances:

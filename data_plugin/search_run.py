@@ -156,7 +156,8 @@ def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner
             "strides_and_dilations": dict(resolution),
         }
         measured.prepare({quantity for budget in budgets for quantity in budget.quantities})
-        unfinished = from_first(_open(options, run, space, budgets, measured) if rank() == 0 else None)
+        max_memory = _max_memory(options, device)
+        unfinished = from_first(_open(options, run, space, budgets, measured, max_memory) if rank() == 0 else None)
         assert unfinished is not None
         query, key = (branch.with_options(**resolution).to(device) for branch in (supernet.query, supernet.key))
         with _progress(_network_count(options, unfinished, budgets) * len(batches)) as advance:
@@ -169,7 +170,7 @@ def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner
                 precision=options.precision,
                 rows=options.relation_rows,
                 seed=options.seed,
-                max_memory=_max_memory(options, device),
+                max_memory=unfinished.max_memory,
                 heads=None if heads is None else heads.to(device),
                 progress=advance,
             )
@@ -305,6 +306,7 @@ def _open(
     space: SearchSpace,
     budgets: Sequence[Budget],
     measured: MeasuredCosts,
+    max_memory: int,
 ) -> PartialSearch:
     """The unfinished search of the output folder, or a new one with candidates for every budget."""
     costs = _costs(options, measured)
@@ -322,7 +324,7 @@ def _open(
     if options.overwrite:
         # First what makes the batches a search's, so that a kill in between leaves none that could be gone on with.
         (options.out / PARTIAL / RUN_FILE).unlink(missing_ok=True)
-    return open_partial(options.out / PARTIAL, run, draw)
+    return open_partial(options.out / PARTIAL, run, draw, max_memory)
 
 
 def _image_size(batches: ImageBatches) -> tuple[int, int]:

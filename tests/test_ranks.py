@@ -37,7 +37,7 @@ def worker(number: int, count: int, port: int, folder: Path) -> None:
         assert (rank(), rank_count()) == (number, count)
         assert from_first(number) == 0
         assert from_all(number) == list(range(count))
-        partial = PartialSearch(folder / "partial", {"a": 1}, {})
+        partial = PartialSearch(folder / "partial", {"a": 1}, {}, 2**30)
         found, asked = run_search(partial)
     np.savez(folder / f"{number}.npz", distances=found.distances, images=np.array(found.images), asked=asked)
     (folder / f"{number}.txt").write_text(found.data_hash)
@@ -61,7 +61,7 @@ def test_several_processes_find_what_one_finds(tmp_path, count):
     assert sorted(index for share in shares for index in share) == list(range(len(IMAGES)))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
     # What the processes kept is whole: one process alone resumes from it without measuring anything.
-    resumed, asked = run_search(PartialSearch(tmp_path / "partial", {"a": 1}, {}))
+    resumed, asked = run_search(PartialSearch(tmp_path / "partial", {"a": 1}, {}, 2**30))
     assert asked == []
     np.testing.assert_array_equal(resumed.distances, found["distances"])
 

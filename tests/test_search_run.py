@@ -24,7 +24,7 @@ from data_plugin.framework import ImageBatch
 from data_plugin.input_format import InputFormat
 from data_plugin.progress import progress_over
 from data_plugin.search import SearchResult, search
-from data_plugin.search_memory import Bound
+from data_plugin.search_memory import FREE_PART, Bound
 from data_plugin.search_output import pick_winner
 from data_plugin.tools import search_det
 
@@ -376,6 +376,35 @@ def test_a_killed_search_resumes_to_the_same_result(adapter, supernet, tmp_path,
     assert whole == resumed
     assert search_det.main(arguments(supernet, tmp_path / "out", "--resume")) == 2
     assert "holds no unfinished search" in capsys.readouterr().err
+
+
+def test_a_resumed_search_splits_batches_as_it_did_whatever_is_free_now(adapter, supernet, tmp_path, monkeypatch):
+    loaded = load_supernet(supernet)
+    bound = Bound(0, loaded.query, loaded.key, ("C5",))
+    tight = (bound.foreseen(1, (64, 64)) + bound.foreseen(2, (64, 64))) / 2 / FREE_PART
+    pairs = Batches(
+        ImageBatch(torch.cat([a.images, b.images]), [(64, 64)] * 2, [*a.names, *b.names])
+        for a, b in (batches()[:2], batches()[1:])
+    )
+    adapter.strides_and_dilations = lambda config: {}
+    adapter.image_batches = lambda *_: pairs
+    monkeypatch.setattr("data_plugin.search_run.free_memory", lambda device: tight)
+    assert search_det.main(arguments(supernet, tmp_path / "whole")) == 0
+
+    class Dying(Batches):
+        def only(self, indices):
+            yield self[0]
+            raise KeyboardInterrupt
+
+    adapter.image_batches = lambda *_: Dying(pairs)
+    with pytest.raises(KeyboardInterrupt):
+        search_det.main(arguments(supernet, tmp_path / "out"))
+    adapter.image_batches = lambda *_: pairs
+    monkeypatch.setattr("data_plugin.search_run.free_memory", lambda device: 100 * tight)
+    assert search_det.main(arguments(supernet, tmp_path / "out", "--resume")) == 0
+    whole, resumed = ((tmp_path / name / "search.json").read_text() for name in ("whole", "out"))
+    assert json.loads(whole)["split"]["split"] == 2
+    assert whole == resumed
 
 
 @pytest.mark.parametrize("killed_at", [0, 2])
