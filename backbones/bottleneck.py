@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from data_plugin.arch import EXPANSION
+from data_plugin.space.arch import EXPANSION
 
 Norm = Callable[[int], nn.Module]
 """Makes the norm layer for a number of channels."""

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from data_plugin.arch import STAGES, Arch
 from data_plugin.backbones.bottleneck import Bottleneck, Norm, initialise, make_stage
 from data_plugin.backbones.freezing import freeze_norm_statistics, freeze_stages
-from data_plugin.cost import STRIDES
-from data_plugin.errors import UserError
+from data_plugin.space.arch import STAGES, Arch
+from data_plugin.space.cost import STRIDES
+from data_plugin.utils.errors import UserError
 
 
 class DATAResNet(nn.Module):

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from data_plugin.arch import EXPANSION, STAGES, Arch
 from data_plugin.backbones.bottleneck import block_dilation, initialise
 from data_plugin.backbones.freezing import freeze_stages
 from data_plugin.backbones.sliced import SlicedBatchNorm2d, SlicedConv2d
-from data_plugin.cost import STRIDES
-from data_plugin.errors import UserError
-from data_plugin.space import SearchSpace
+from data_plugin.space.arch import EXPANSION, STAGES, Arch
+from data_plugin.space.cost import STRIDES
+from data_plugin.space.search_space import SearchSpace
+from data_plugin.utils.errors import UserError
 
 
 class DynamicBottleneck(nn.Module):

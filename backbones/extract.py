@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from data_plugin.arch import Arch
 from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.backbones.dynamic_resnet import DynamicResNet
 from data_plugin.backbones.sliced import leading_slice
-from data_plugin.errors import UserError
+from data_plugin.space.arch import Arch
+from data_plugin.utils.errors import UserError
 
 
 def extract(supernet: DynamicResNet, arch: Arch, **options: Any) -> DATAResNet:

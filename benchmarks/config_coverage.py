@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from data_plugin import Arch, UserError
-from data_plugin.files import write_whole
+from data_plugin.utils.files import write_whole
 
 ARCH = "d1-1-1-1_w8-8-16-24-40"
 WORKING, REFUSED, FAILED = "working", "refused", "failed"

@@ -31,15 +31,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.datasets import ImageFolder
 
-from data_plugin import Arch, SearchSpace, cost
+from data_plugin import Arch, SearchSpace
 from data_plugin.backbones import DynamicResNet, extract
-from data_plugin.calibration import calibrate
-from data_plugin.checkpoint import load_supernet
-from data_plugin.embedding import trained_heads
-from data_plugin.framework import ImageBatch
-from data_plugin.input_format import InputFormat
-from data_plugin.search import SearchResult, search
-from data_plugin.taps import EMBEDDING
+from data_plugin.images.batch import ImageBatch
+from data_plugin.images.input_format import InputFormat
+from data_plugin.search.distances.embedding import trained_heads
+from data_plugin.search.searcher import SearchResult, search
+from data_plugin.search.taps import EMBEDDING
+from data_plugin.space import cost
+from data_plugin.supernet.calibration import calibrate
+from data_plugin.supernet.checkpoint import load_supernet
 
 POLICIES = (("batch", 4), ("batch", 16), ("recalibrated", 4), ("running", 4))
 """Policies with images a batch."""

@@ -26,15 +26,14 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from data_plugin import cost
-from data_plugin.drawn_voc import draw_voc
-from data_plugin.input_format import InputFormat
+from data_plugin.images.drawn_voc import draw_voc
+from data_plugin.images.input_format import InputFormat
+from data_plugin.images.open import open_images
 from data_plugin.pretrain.augmentation import whole_views
-from data_plugin.pretrain.images import open_images
 from data_plugin.pretrain.recipe import METHODS, read_recipe
-from data_plugin.pretrain.training import SupernetTraining
+from data_plugin.pretrain.step import SupernetTraining
 from data_plugin.pretrain.views import Batch, EpochStream, Views, collate
-from data_plugin.space import SPACES
+from data_plugin.space.search_space import SPACES, cost
 
 WARM_UP = 2
 """Steps that are not timed."""

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_plugin.relation import TEMPERATURE, TeacherRelation
+from data_plugin.search.distances.relation import TEMPERATURE, TeacherRelation
 
 
 class WholeMatrices:

@@ -32,16 +32,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data_plugin import Arch, SearchSpace, cost
+from data_plugin import Arch, SearchSpace
 from data_plugin.backbones import DynamicResNet
 from data_plugin.backbones.sliced import batch_statistics
-from data_plugin.drawn_voc import draw_voc
-from data_plugin.framework import ImageBatch
-from data_plugin.input_format import InputFormat
-from data_plugin.prefix_tree import tree_flops, tree_order
-from data_plugin.relation import TeacherRelation
-from data_plugin.search import search
-from data_plugin.space import SPACES
+from data_plugin.features.prefix_tree import tree_flops, tree_order
+from data_plugin.images.batch import ImageBatch
+from data_plugin.images.drawn_voc import draw_voc
+from data_plugin.images.input_format import InputFormat
+from data_plugin.search.distances.relation import TeacherRelation
+from data_plugin.search.searcher import search
+from data_plugin.space.search_space import SPACES, cost
 
 TAP = 3
 """Index of C5, which Faster R-CNN C4 reads."""

@@ -19,8 +19,8 @@ import torch
 from norm_policies import correlation, one_budget, rows
 from search import Loader
 
-from data_plugin.checkpoint import load_supernet
-from data_plugin.search import search
+from data_plugin.search.searcher import search
+from data_plugin.supernet.checkpoint import load_supernet
 
 APPROXIMATIONS = {
     "bfloat16 features": {"precision": "bfloat16"},

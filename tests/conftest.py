@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data_plugin.drawn_voc import draw_voc
+from data_plugin.images.drawn_voc import draw_voc
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 REAL_DATA = CHECKOUT.parent / "shared" / "data"

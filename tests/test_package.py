@@ -168,3 +168,21 @@ def test_help_works_with_torch_alone(tool: str, tmp_path: Path):
     code = f"import runpy; sys.argv[1:] = ['--help']; runpy.run_module('data_plugin.tools.{tool}', run_name='__main__')"
     shown = run(sys.executable, "-c", WITH_TORCH_ALONE + code, cwd=tmp_path)
     assert shown.startswith(f"usage: {tool}")
+
+
+def test_the_checkout_holds_no_further_packages(checkout: Path):
+    """Its other folders and files are no part of the package."""
+    for name in ("tests", "setup", "benchmarks", "docs", "scripts"):
+        code = f"import importlib.util, data_plugin; assert importlib.util.find_spec('data_plugin.{name}') is None"
+        run(sys.executable, "-c", code, cwd=checkout)
+
+
+def test_importing_the_package_imports_no_torch(tmp_path: Path):
+    code = "import sys, data_plugin; assert 'torch' not in sys.modules; data_plugin.Arch, data_plugin.SearchSpace"
+    run(sys.executable, "-c", code, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("module", ["evaluation.run", "supernet.release"])
+def test_what_draws_nothing_imports_no_matplotlib(module: str, tmp_path: Path):
+    code = f"import sys, data_plugin.{module}; assert 'matplotlib' not in sys.modules"
+    run(sys.executable, "-c", code, cwd=tmp_path)

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--top", type=int, default=10, help="closest networks whose overlap is counted (default: 10)")
     arguments = parser.parse_args(argv)
 
-    from data_plugin.search_comparison import compare_searches, read_search
+    from data_plugin.search.agreement import compare_searches, read_search
 
     first, second = read_search(arguments.first), read_search(arguments.second)
     for folder, search in ((arguments.first, first), (arguments.second, second)):

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_plugin.errors import UserError
-from data_plugin.space import SPACES
+from data_plugin.space.search_space import SPACES
 from data_plugin.tools.exit_codes import user_errors_exit_2
+from data_plugin.utils.errors import UserError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,9 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _import(args: argparse.Namespace) -> None:
-    from data_plugin.checkpoint import save_supernet
-    from data_plugin.input_format import InputFormat
-    from data_plugin.released_checkpoint import read_release
+    from data_plugin.images.input_format import InputFormat
+    from data_plugin.supernet.checkpoint import save_supernet
+    from data_plugin.supernet.release import read_release
 
     _require_free(args.out, args.overwrite)
     if args.out.suffix != ".safetensors":
@@ -89,11 +89,11 @@ def _import(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from data_plugin.artefact import ARCH_FILE, save_backbone
     from data_plugin.backbones.extract import extract
-    from data_plugin.calibration import calibrate
-    from data_plugin.checkpoint import load_supernet
-    from data_plugin.named_networks import named_networks
+    from data_plugin.supernet.backbone_files import ARCH_FILE, save_backbone
+    from data_plugin.supernet.calibration import calibrate
+    from data_plugin.supernet.checkpoint import load_supernet
+    from data_plugin.supernet.named_networks import named_networks
 
     _require_free(args.out / ARCH_FILE, args.overwrite)
     supernet = load_supernet(args.supernet)

@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_plugin.errors import UserError
-from data_plugin.framework import CONFIG_ENDING, DETECTION, load_adapter
+from data_plugin.frameworks.framework import CONFIG_ENDING, DETECTION, load_adapter
 from data_plugin.tools.exit_codes import user_errors_exit_2
+from data_plugin.utils.errors import UserError
 
 CONFIG = "faster_rcnn_c4_voc"
 IMAGE_SIZE = (320, 240)
@@ -88,7 +88,7 @@ def run_demo(out: Path, framework: str | None, seed: int) -> None:
     Raises:
         UserError: if ``out`` holds anything but an earlier demo, or the framework is not installed.
     """
-    from data_plugin.drawn_voc import draw_voc
+    from data_plugin.images.drawn_voc import draw_voc
 
     start = time.monotonic()
     framework, _ = load_adapter(framework, CONFIG, DETECTION)

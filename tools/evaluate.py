@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_plugin.errors import UserError
-from data_plugin.extras import require_installed
 from data_plugin.tools.exit_codes import user_errors_exit_2
+from data_plugin.utils.errors import UserError
+from data_plugin.utils.extras import require_installed
 
 NEEDED = ("lightly", "lightning", "torchmetrics", "torchvision")
 
@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     require_installed(NEEDED, extra="pretrain")
     from data_plugin.evaluation.classification import LINEAR, SEMISUP
-    from data_plugin.evaluation.opening import open_evaluation, prepare_output
     from data_plugin.evaluation.results import write_results
+    from data_plugin.evaluation.run import open_evaluation, prepare_output
 
     for name in ("lightning.pytorch", "pytorch_lightning"):  # lightly imports the second, which takes over the first
         logging.getLogger(name).setLevel(logging.WARNING)

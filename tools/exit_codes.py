@@ -6,7 +6,7 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 
-from data_plugin.errors import UserError
+from data_plugin.utils.errors import UserError
 
 Main = Callable[[Sequence[str] | None], int]
 

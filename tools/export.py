@@ -25,11 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=224, help="height and width at which ONNX is traced; any size runs")
     arguments = parser.parse_args(argv)
 
-    from data_plugin import cost
-    from data_plugin.arch import Arch
-    from data_plugin.artefact import load_backbone, save_backbone
-    from data_plugin.errors import UserError
-    from data_plugin.export import export_onnx, load_finetuned_backbone
+    from data_plugin.frameworks.finetuned_backbone import load_finetuned_backbone
+    from data_plugin.space import cost
+    from data_plugin.space.arch import Arch
+    from data_plugin.supernet.backbone_files import load_backbone, save_backbone
+    from data_plugin.supernet.export import export_onnx
+    from data_plugin.utils.errors import UserError
 
     if arguments.checkpoint:
         network = load_finetuned_backbone(arguments.checkpoint)

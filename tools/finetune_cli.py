@@ -37,8 +37,8 @@ def finetune_and_print(arguments: argparse.Namespace, frameworks: Sequence[str])
         arguments: what :func:`add_finetune_arguments` parsed.
         frameworks: frameworks of the task, in order of preference.
     """
-    from data_plugin.finetune_run import run_finetune
-    from data_plugin.ranks import rank
+    from data_plugin.frameworks.run import run_finetune
+    from data_plugin.utils.ranks import rank
 
     metrics = run_finetune(
         arguments.config,

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_plugin.errors import UserError
-from data_plugin.extras import require_installed
 from data_plugin.pretrain.recipe import METHODS, RECIPES, Recipe, read_recipe
-from data_plugin.space import SPACES
+from data_plugin.space.search_space import SPACES
 from data_plugin.tools.exit_codes import user_errors_exit_2
+from data_plugin.utils.errors import UserError
+from data_plugin.utils.extras import require_installed
 
 NEEDED = ("lightly", "lightning", "torchvision")
 
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = _recipe(args)
     from lightning.pytorch.utilities import rank_zero_only
 
-    from data_plugin.pretrain.fit import Labelled, pretrain
+    from data_plugin.pretrain.run import Labelled, pretrain
 
     # lightly's kNN brings Lightning's other package along, which logs the same.
     for package in ("lightning.pytorch", "pytorch_lightning"):

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_plugin.errors import UserError
+from data_plugin.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from data_plugin.evolution import Evolution
-    from data_plugin.search_output import Winner
+    from data_plugin.search.output import Winner
+    from data_plugin.search.strategies.evolution import Evolution
 
 
 def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[str], example: str) -> None:
@@ -120,8 +120,8 @@ def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], f
         frameworks: frameworks of the task, in order of preference.
         finetune: the tool that fine-tunes a winner, ``finetune_det`` or ``finetune_seg``.
     """
-    from data_plugin.search_memory import parse_bytes
-    from data_plugin.search_run import SearchOptions, run_search
+    from data_plugin.search.memory import parse_bytes
+    from data_plugin.search.run import SearchOptions, run_search
 
     if arguments.overwrite:
         _require_outside(arguments.out, {"supernet": arguments.supernet, "data root": arguments.data_root})
@@ -167,7 +167,7 @@ def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], f
 
 def _evolution(arguments: argparse.Namespace) -> Evolution | None:
     """The evolution that was asked for, if one was."""
-    from data_plugin.evolution import Evolution
+    from data_plugin.search.strategies.evolution import Evolution
 
     sizes = {"population": arguments.population, "generations": arguments.generations}
     given = {name: size for name, size in sizes.items() if size is not None}
@@ -185,7 +185,7 @@ def _require_outside(out: Path, inputs: Mapping[str, Path | None]) -> None:
 
 def _print_winners(winners: Sequence[Winner], input_size: tuple[int, int] | None) -> None:
     """A line a winner: what it is, what it costs, and its score; what else the budgets bound in columns of its own."""
-    from data_plugin.report import cost_label, cost_text, with_error
+    from data_plugin.search.report.html import cost_label, cost_text, with_error
 
     bounded = dict.fromkeys(quantity for winner in winners for quantity in winner.costs)
     plain = ("params",) if input_size else ("params", "flops")
@@ -208,8 +208,8 @@ def _print_certainty(winners: Sequence[Winner], front: bool) -> None:
     """How far every winner leads, and how far a measured cost is from that of the whole network."""
     import numpy as np
 
-    from data_plugin.budget import Budget
-    from data_plugin.report import cost_label, cost_text, with_error
+    from data_plugin.search.report.html import cost_label, cost_text, with_error
+    from data_plugin.space.budget import Budget
 
     for winner in winners:
         name = f"{winner.budget}: {winner.arch}" if front else winner.budget
@@ -247,7 +247,7 @@ def _print_approximations(winners: Sequence[Winner], run: Mapping[str, Any]) -> 
 
 def _print_finetuning(winners: Sequence[Winner], arguments: argparse.Namespace, finetune: str, framework: str) -> None:
     """The command that fine-tunes every winner or, of a front, its closest network."""
-    from data_plugin.framework import CONFIG_ENDING
+    from data_plugin.frameworks.framework import CONFIG_ENDING
 
     closest = {winner.budget: winner for winner in sorted(winners, key=lambda winner: -winner.score)}
     shown = [closest[budget] for budget in dict.fromkeys(winner.budget for winner in winners)]

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from data_plugin.framework import DETECTION
+from data_plugin.frameworks.framework import DETECTION
 from data_plugin.tools.exit_codes import user_errors_exit_2
 from data_plugin.tools.search_cli import add_search_arguments, search_and_print
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from detectron2.evaluation import CityscapesInstanceEvaluator
 
-from data_plugin.errors import UserError
+from data_plugin.utils.errors import UserError
 
 PACKAGE = "cityscapesscripts"
 _WHERE_DETECTRON2_LOOKS = f"deeplearning.projects.cityscapesApi.{PACKAGE}"

@@ -12,13 +12,13 @@ from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import Res5ROIHeads
 from yaml import YAMLError
 
-from data_plugin.arch import RESNET_DEPTHS, Arch
 from data_plugin.backbones.detectron2.datasets import use_data_root
-from data_plugin.errors import UserError
-from data_plugin.files import write_whole
-from data_plugin.framework import config_path
-from data_plugin.input_format import InputFormat
-from data_plugin.taps import STAGE_TAPS, check_taps
+from data_plugin.frameworks.framework import config_path
+from data_plugin.images.input_format import InputFormat
+from data_plugin.search.taps import STAGE_TAPS, check_taps
+from data_plugin.space.arch import RESNET_DEPTHS, Arch
+from data_plugin.utils.errors import UserError
+from data_plugin.utils.files import write_whole
 
 BACKBONES = {
     "build_resnet_backbone": "DATAResNet",
@@ -56,8 +56,8 @@ def add_data_resnet_config(cfg: CfgNode) -> None:
 def load_config(config: str, options: Sequence[str], data_root: Path | None) -> CfgNode:
     """Read a config and put ``DATAResNet`` in the place of its ResNet.
 
-    See :meth:`data_plugin.framework.Adapter.load_config`. Without ``data_root`` detectron2's own convention holds: the
-    data sets are below ``DETECTRON2_DATASETS``.
+    See :meth:`data_plugin.frameworks.framework.Adapter.load_config`. Without ``data_root`` detectron2's own convention
+    holds: the data sets are below ``DETECTRON2_DATASETS``.
     """
     if config.endswith(".py"):
         raise UserError(
@@ -190,7 +190,7 @@ def warn_of_changes(stride_in_1x1: bool, left_out: str) -> None:
 
 
 def write_config(config: CfgNode, arch: Arch, weights: Path, path: Path) -> None:
-    """Write a config that trains a network; see :meth:`data_plugin.framework.Adapter.write_config`."""
+    """Write a config that trains a network; see :meth:`data_plugin.frameworks.framework.Adapter.write_config`."""
     cfg = with_data_resnet(config)
     cfg.MODEL.DATA_RESNET.ARCH = str(arch)
     # detectron2 looks up a relative path from the working directory.

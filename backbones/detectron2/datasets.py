@@ -15,8 +15,8 @@ from detectron2.data.datasets import register_coco_instances, register_pascal_vo
 from detectron2.data.datasets.cityscapes import load_cityscapes_instances
 
 from data_plugin.backbones.detectron2.cityscapes import require_cityscapesscripts
-from data_plugin.errors import UserError
-from data_plugin.voc import check_voc, present_years, voc_root
+from data_plugin.images.voc import check_voc, present_years, voc_root
+from data_plugin.utils.errors import UserError
 
 Record = dict[str, Any]
 """One image as detectron2's data sets, loaders and models describe it."""

@@ -28,7 +28,7 @@ from data_plugin.backbones.detectron2.datasets import (
 from data_plugin.backbones.detectron2.device import on_available_device
 from data_plugin.backbones.detectron2.ranks import join_ranks, wrapping_for
 from data_plugin.backbones.detectron2.weights import require_detector, require_start
-from data_plugin.errors import UserError
+from data_plugin.utils.errors import UserError
 
 EVALUATORS = {
     "cityscapes_instance": InstanceEvaluator,
@@ -71,7 +71,7 @@ class Trainer(DefaultTrainer):
 def finetune(
     config: CfgNode, out: Path, *, resume: bool = False, eval_only: bool = False, weights: Path | None = None
 ) -> Mapping[str, float]:
-    """Train and evaluate a detector; see :meth:`data_plugin.framework.Adapter.finetune`.
+    """Train and evaluate a detector; see :meth:`data_plugin.frameworks.framework.Adapter.finetune`.
 
     Training starts from ``weights`` or else from ``MODEL.WEIGHTS``, a whole detector or a backbone in torchvision's
     names. It runs on all processes of a ``torchrun``, and every one of them returns the figures.

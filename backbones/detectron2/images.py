@@ -19,14 +19,14 @@ from torch.utils.data import SequentialSampler
 
 from data_plugin.backbones.detectron2.datasets import Record, require_data_sets
 from data_plugin.backbones.detectron2.device import on_available_device
-from data_plugin.errors import UserError
-from data_plugin.framework import ImageBatch, ImageBatches
+from data_plugin.images.batch import ImageBatch, ImageBatches
+from data_plugin.utils.errors import UserError
 
 _UNREADABLE = "unreadable"
 
 
 def image_batches(config: CfgNode, count: int | None, batch_size: int, seed: int) -> ImageBatches:
-    """Images of ``DATASETS.TRAIN``; see :meth:`data_plugin.framework.Adapter.image_batches`.
+    """Images of ``DATASETS.TRAIN``; see :meth:`data_plugin.frameworks.framework.Adapter.image_batches`.
 
     Every process of a distributed run gets all of them.
 

@@ -12,11 +12,11 @@ from detectron2.modeling.backbone import BasicStem, BottleneckBlock, ResNet
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig
 
-from data_plugin.arch import RESNET_DEPTHS, Arch
 from data_plugin.backbones.detectron2.config import FACEBOOKS_WEIGHTS, require_batch_norm, warn_of_changes
 from data_plugin.backbones.detectron2.resnet import FEATURES, DATAResNet
 from data_plugin.backbones.detectron2.roi_heads import Res5Stage
-from data_plugin.errors import UserError
+from data_plugin.space.arch import RESNET_DEPTHS, Arch
+from data_plugin.utils.errors import UserError
 
 _PLAIN = {"_target_", "depth", "norm", "stride_in_1x1", "block_class"}
 """Options of ``ResNet.make_default_stages`` that a plain ResNet has."""

@@ -14,8 +14,8 @@ from detectron2.config import CfgNode
 from detectron2.engine import defaults
 from detectron2.utils import comm
 
-from data_plugin.errors import UserError
-from data_plugin.ranks import join_until_exit
+from data_plugin.utils.errors import UserError
+from data_plugin.utils.ranks import join_until_exit
 
 SYNCED = ("SyncBN", "nnSyncBN")
 """detectron2's names of PyTorch's synchronised batch norm, which runs on GPUs only."""

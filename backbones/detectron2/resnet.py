@@ -10,12 +10,12 @@ from detectron2.layers import FrozenBatchNorm2d, ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from data_plugin.arch import Arch
 from data_plugin.backbones import data_resnet
 from data_plugin.backbones.bottleneck import Norm
 from data_plugin.backbones.detectron2.config import architecture, require_plain_resnet
 from data_plugin.backbones.detectron2.weights import TorchvisionNamed
-from data_plugin.errors import UserError
+from data_plugin.space.arch import Arch
+from data_plugin.utils.errors import UserError
 
 FEATURES = ("res2", "res3", "res4", "res5")
 """detectron2's names of the feature maps of stages 1 to 4."""

@@ -10,11 +10,11 @@ from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import Res5ROIHeads
 from torch import nn
 
-from data_plugin.arch import Arch
 from data_plugin.backbones.bottleneck import Norm, initialise, make_stage
 from data_plugin.backbones.detectron2.config import architecture, require_plain_resnet
 from data_plugin.backbones.detectron2.resnet import norm_from
 from data_plugin.backbones.detectron2.weights import TorchvisionNamed
+from data_plugin.space.arch import Arch
 
 
 class Res5Stage(nn.Sequential, TorchvisionNamed):

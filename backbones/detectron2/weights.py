@@ -15,9 +15,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from data_plugin.arch import Arch
-from data_plugin.errors import UserError
-from data_plugin.files import read_tensors, require_matching
+from data_plugin.space.arch import Arch
+from data_plugin.utils.errors import UserError
+from data_plugin.utils.tensor_files import read_tensors, require_matching
 
 _COUNTER = "num_batches_tracked"
 """Files may lack it and frozen norms have none; nothing here computes with it."""

@@ -13,7 +13,7 @@ from mmengine.config import Config, ConfigDict
 
 from data_plugin.backbones.mmdet.labels import class_names, kind, require_classes
 from data_plugin.backbones.openmmlab.config import leaves
-from data_plugin.errors import UserError
+from data_plugin.utils.errors import UserError
 
 EVALUATORS = {"val_dataloader": "val_evaluator", "test_dataloader": "test_evaluator"}
 """Which evaluator reads the annotations of which loader's data set."""

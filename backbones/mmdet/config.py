@@ -10,7 +10,6 @@ from typing import Any
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
-from data_plugin.arch import STAGES, Arch
 from data_plugin.backbones.mmdet.coco import place_coco
 from data_plugin.backbones.mmdet.voc import check_lists, drop_absent_years, place
 from data_plugin.backbones.openmmlab.config import (
@@ -21,9 +20,10 @@ from data_plugin.backbones.openmmlab.config import (
     save_config,
 )
 from data_plugin.backbones.openmmlab.swap import detector, replace_resnet, set_arch, stages_read
-from data_plugin.cost import STRIDES
-from data_plugin.framework import config_path
-from data_plugin.taps import STAGE_TAPS
+from data_plugin.frameworks.framework import config_path
+from data_plugin.search.taps import STAGE_TAPS
+from data_plugin.space.arch import STAGES, Arch
+from data_plugin.space.cost import STRIDES
 
 MODULE = "data_plugin.backbones.mmdet"
 """What a config must import for ``DATAResNet`` to be known."""

@@ -8,7 +8,7 @@ from typing import Any
 from mmdet.registry import DATASETS
 from mmengine.config import ConfigDict
 
-from data_plugin.errors import UserError
+from data_plugin.utils.errors import UserError
 
 
 def kind(leaf: ConfigDict) -> Any:

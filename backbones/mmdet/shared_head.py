@@ -8,7 +8,6 @@ from typing import Any
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from data_plugin.arch import Arch
 from data_plugin.backbones.bottleneck import initialise, make_stage
 from data_plugin.backbones.freezing import freeze_norm_statistics
 from data_plugin.backbones.openmmlab.resnet import (
@@ -18,6 +17,7 @@ from data_plugin.backbones.openmmlab.resnet import (
     pretrained_file,
     refuse_options,
 )
+from data_plugin.space.arch import Arch
 
 
 class DATAResLayer(BaseModule):

@@ -13,7 +13,7 @@ from data_plugin.backbones.mmdet.shared_head import DATAResLayer
 from data_plugin.backbones.mmdet.voc import check_voc_labels
 from data_plugin.backbones.openmmlab.resnet import OpenMMLabResNet
 from data_plugin.backbones.openmmlab.training import train_or_evaluate
-from data_plugin.errors import UserError
+from data_plugin.utils.errors import UserError
 
 FIGURES = {"AP": "mAP", "AP50": "mAP_50", "AP75": "mAP_75"}
 """What the COCO evaluator calls the figures, after ``bbox_`` or ``segm_``, as fractions of 1."""

@@ -14,8 +14,8 @@ from mmengine.config import Config, ConfigDict
 
 from data_plugin.backbones.mmdet.labels import class_names, kind, require_classes
 from data_plugin.backbones.openmmlab.config import leaves
-from data_plugin.errors import UserError
-from data_plugin.voc import check_voc, voc_root
+from data_plugin.images.voc import check_voc, voc_root
+from data_plugin.utils.errors import UserError
 
 
 class IncludeDifficult(BaseTransform):

@@ -10,7 +10,6 @@ from typing import Any
 from mmengine.config import Config
 from mmseg.registry import MODELS
 
-from data_plugin.arch import Arch
 from data_plugin.backbones.mmseg.datasets import place
 from data_plugin.backbones.openmmlab.config import (
     LOADERS,
@@ -20,9 +19,10 @@ from data_plugin.backbones.openmmlab.config import (
     save_config,
 )
 from data_plugin.backbones.openmmlab.swap import detector, replace_resnet, set_arch, stages_read
-from data_plugin.cost import STRIDES
-from data_plugin.framework import config_path
-from data_plugin.taps import STAGE_TAPS
+from data_plugin.frameworks.framework import config_path
+from data_plugin.search.taps import STAGE_TAPS
+from data_plugin.space.arch import Arch
+from data_plugin.space.cost import STRIDES
 
 MODULE = "data_plugin.backbones.mmseg"
 """What a config must import for ``DATAResNet`` to be known."""

@@ -16,7 +16,7 @@ from mmseg.registry import DATASETS
 from PIL import Image
 
 from data_plugin.backbones.openmmlab.config import leaves
-from data_plugin.errors import UserError
+from data_plugin.utils.errors import UserError
 
 CITYSCAPES_SUFFIXES = ("_leftImg8bit.png", "_leftImg8bit.jpg")
 """How images of Cityscapes end, and those of other data in its layout that are stored as JPEG."""

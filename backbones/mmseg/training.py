@@ -11,7 +11,7 @@ from mmengine.config import Config
 from data_plugin.backbones.mmseg.datasets import check_labels
 from data_plugin.backbones.openmmlab.resnet import OpenMMLabResNet
 from data_plugin.backbones.openmmlab.training import train_or_evaluate
-from data_plugin.errors import UserError
+from data_plugin.utils.errors import UserError
 
 METRICS = ("mIoU", "aAcc", "mAcc")
 """The figures of MMSegmentation's ``IoUMetric``, in percent: mean IoU, pixel accuracy, mean accuracy of the classes."""

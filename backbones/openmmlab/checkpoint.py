@@ -12,7 +12,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
-from data_plugin.files import read_tensors
+from data_plugin.utils.tensor_files import read_tensors
 
 
 def read_state_dict(path: Path) -> Mapping[str, Tensor]:

@@ -9,9 +9,9 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict, DictAction
 
-from data_plugin.errors import UserError
-from data_plugin.files import write_whole
-from data_plugin.input_format import InputFormat
+from data_plugin.images.input_format import InputFormat
+from data_plugin.utils.errors import UserError
+from data_plugin.utils.files import write_whole
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 

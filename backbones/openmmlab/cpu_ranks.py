@@ -8,7 +8,7 @@ from typing import Any
 import torch.distributed
 from mmengine.config import Config
 
-from data_plugin.ranks import join_until_exit
+from data_plugin.utils.ranks import join_until_exit
 
 SYNCED = ("SyncBN", "MMSyncBN")
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Sampler
 
 from data_plugin.backbones.openmmlab.config import leaves
-from data_plugin.errors import UserError
-from data_plugin.framework import ImageBatch
+from data_plugin.images.batch import ImageBatch
+from data_plugin.utils.errors import UserError
 
 Preprocess = Callable[[Mapping[str, Any]], Tensor]
 """Makes normalised images (N, 3, H, W), padded at the right and bottom, of a batch as the loader collates it."""

@@ -12,7 +12,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 
-from data_plugin.errors import UserError
+from data_plugin.utils.errors import UserError
 
 
 class PreciseBNHook(Hook):

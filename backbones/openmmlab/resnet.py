@@ -11,12 +11,12 @@ from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from data_plugin.arch import STAGES, Arch
 from data_plugin.backbones.bottleneck import Norm
 from data_plugin.backbones.data_resnet import DATAResNet
-from data_plugin.cost import STRIDES
-from data_plugin.errors import UserError
-from data_plugin.files import read_tensors, require_matching
+from data_plugin.space.arch import STAGES, Arch
+from data_plugin.space.cost import STRIDES
+from data_plugin.utils.errors import UserError
+from data_plugin.utils.tensor_files import read_tensors, require_matching
 
 BATCH_NORM = {"type": "BN", "requires_grad": True}
 

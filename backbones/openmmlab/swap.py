@@ -10,9 +10,9 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import Registry
 
-from data_plugin.arch import RESNET_DEPTHS, STAGES, Arch
 from data_plugin.backbones.openmmlab.resnet import refuse_options
-from data_plugin.errors import UserError
+from data_plugin.space.arch import RESNET_DEPTHS, STAGES, Arch
+from data_plugin.utils.errors import UserError
 
 NAME, SHARED_HEAD = "DATAResNet", "DATAResLayer"
 """What the network, and its stage 4 as a C4 detector's shared head, are registered as."""

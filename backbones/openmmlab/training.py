@@ -18,8 +18,8 @@ from torch import nn
 from data_plugin.backbones.openmmlab.checkpoint import read_state_dict
 from data_plugin.backbones.openmmlab.cpu_ranks import join_cpu_ranks
 from data_plugin.backbones.openmmlab.resnet import pretrained_file
-from data_plugin.errors import UserError
-from data_plugin.files import require_matching
+from data_plugin.utils.errors import UserError
+from data_plugin.utils.tensor_files import require_matching
 
 
 def train_or_evaluate(

@@ -21,10 +21,11 @@ from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from data_plugin.arch import Arch
-from data_plugin.errors import UserError
 from data_plugin.evaluation.accuracy import Accuracy
-from data_plugin.files import read_tensors, write_whole
+from data_plugin.space.arch import Arch
+from data_plugin.utils.errors import UserError
+from data_plugin.utils.files import write_whole
+from data_plugin.utils.tensor_files import read_tensors
 
 CHECKPOINT = "last.ckpt"
 """The file that a stopped training goes on from, written after each epoch."""

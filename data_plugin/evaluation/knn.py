@@ -8,8 +8,8 @@ from lightly.utils.benchmarking.topk import mean_topk_accuracy
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_plugin.errors import UserError
 from data_plugin.evaluation.accuracy import Accuracy
+from data_plugin.utils.errors import UserError
 
 CHUNK = 64
 """Images classified at once; each takes k times classes numbers of memory."""

@@ -14,27 +14,27 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from data_plugin.arch import Arch
 from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.backbones.dynamic_resnet import DynamicResNet
 from data_plugin.backbones.extract import extract
-from data_plugin.calibration import calibrate
-from data_plugin.errors import UserError
 from data_plugin.evaluation.accuracy import Accuracy
 from data_plugin.evaluation.classification import CHECKPOINT, ClassifierRecipe, Classifiers, fit
-from data_plugin.evaluation.features import CalibratedNetworks, labelled_features
 from data_plugin.evaluation.images import (
     AugmentedImages,
     EpochShuffle,
     LabelledImages,
     calibration_images,
     centre_crop,
-    labelled_part,
     random_crop,
 )
 from data_plugin.evaluation.knn import knn_accuracy, require_neighbours
-from data_plugin.input_format import InputFormat
-from data_plugin.pretrain.image_folder import ImageFolder as UnlabelledFolder
+from data_plugin.features.pooled import CalibratedNetworks, labelled_features
+from data_plugin.images.image_folder import ImageFolder as UnlabelledFolder
+from data_plugin.images.input_format import InputFormat
+from data_plugin.images.labelled import labelled_part
+from data_plugin.space.arch import Arch
+from data_plugin.supernet.calibration import calibrate
+from data_plugin.utils.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_plugin import cost
-from data_plugin.arch import Arch
 from data_plugin.evaluation.accuracy import Accuracy
-from data_plugin.files import write_whole
+from data_plugin.space import cost
+from data_plugin.space.arch import Arch
+from data_plugin.utils.files import write_whole
 
 
 def write_results(out: Path, name: str, accuracies: Mapping[Arch, Accuracy], settings: Mapping[str, Any]) -> list[Path]:

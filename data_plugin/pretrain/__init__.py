@@ -1,1 +1,1 @@
-"""Self-supervised pre-training of a supernet (DATA, Algorithm 1); ``training.pretrain`` is the way in."""
+"""Self-supervised pre-training of a supernet (DATA, Algorithm 1)."""

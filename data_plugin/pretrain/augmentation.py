@@ -14,9 +14,9 @@ from lightly.transforms.simclr_transform import SimCLRViewTransform
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from data_plugin.errors import UserError
-from data_plugin.input_format import InputFormat
+from data_plugin.images.input_format import InputFormat
 from data_plugin.pretrain.views import Transform
+from data_plugin.utils.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
-from data_plugin.errors import UserError
-from data_plugin.files import write_whole
 from data_plugin.pretrain.views import Batch
-from data_plugin.ranks import from_all
+from data_plugin.utils.errors import UserError
+from data_plugin.utils.files import write_whole
+from data_plugin.utils.ranks import from_all
 
 RUN = "pretraining"
 """Where a checkpoint says what it is a checkpoint of."""

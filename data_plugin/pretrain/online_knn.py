@@ -8,18 +8,13 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader
 
-from data_plugin.errors import UserError
-from data_plugin.evaluation.features import CalibratedNetworks, labelled_features
-from data_plugin.evaluation.images import (
-    LabelledImages,
-    calibration_images,
-    centre_crop,
-    labelled_folder,
-    require_same_classes,
-)
+from data_plugin.evaluation.images import LabelledImages, calibration_images, centre_crop
 from data_plugin.evaluation.knn import knn_accuracy
-from data_plugin.input_format import InputFormat
-from data_plugin.space import SearchSpace
+from data_plugin.features.pooled import CalibratedNetworks, labelled_features
+from data_plugin.images.input_format import InputFormat
+from data_plugin.images.labelled import labelled_folder, require_same_classes
+from data_plugin.space.search_space import SearchSpace
+from data_plugin.utils.errors import UserError
 
 NEIGHBOURS = 200
 """Neighbours that vote, as in Wu et al., 2018; fewer where there are fewer training images."""

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from data_plugin.errors import UserError
+from data_plugin.pretrain.methods.settings import Settings, require_positive
+from data_plugin.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from data_plugin.pretrain.method import Method, Settings
+    from data_plugin.pretrain.methods.method import Method
 
 METHODS = {
-    "mocov2": "data_plugin.pretrain.moco:MoCoV2",
-    "byol": "data_plugin.pretrain.byol:BYOL",
-    "ressl": "data_plugin.pretrain.ressl:ReSSL",
-    "densecl": "data_plugin.pretrain.densecl:DenseCL",
+    "mocov2": "data_plugin.pretrain.methods.moco:MoCoV2",
+    "byol": "data_plugin.pretrain.methods.byol:BYOL",
+    "ressl": "data_plugin.pretrain.methods.ressl:ReSSL",
+    "densecl": "data_plugin.pretrain.methods.densecl:DenseCL",
 }
 """The methods by name. Any other is named as these are, by ``module:class``."""
 
@@ -147,7 +148,7 @@ def method_class(name: str) -> type[Method]:
     Raises:
         UserError: if there is none of that name.
     """
-    from data_plugin.pretrain.method import Method
+    from data_plugin.pretrain.methods.method import Method
 
     module, separator, attribute = METHODS.get(name, name).partition(":")
     if not separator:
@@ -157,19 +158,8 @@ def method_class(name: str) -> type[Method]:
     except (ImportError, AttributeError) as error:
         raise UserError(f"the method {name!r} cannot be imported: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Method)):
-        raise UserError(f"{name!r} is no subclass of data_plugin.pretrain.method.Method; expected one")
+        raise UserError(f"{name!r} is no subclass of data_plugin.pretrain.methods.method.Method; expected one")
     return found
-
-
-def require_positive(settings: Any, *names: str) -> None:
-    """Check that numbers are above 0.
-
-    Raises:
-        UserError: naming the first that is not.
-    """
-    for name in names:
-        if not getattr(settings, name) > 0:
-            raise UserError(f"{name.replace('_', ' ')} is {getattr(settings, name)}; expected a number above 0")
 
 
 def _toml_value(text: str) -> Any:
@@ -185,8 +175,7 @@ def _check_fields(cls: type, values: Mapping[str, Any], prefix: str) -> None:
     for name in values:
         if name not in fields:
             raise UserError(f"a recipe has no {prefix}{name}; expected some of {', '.join(prefix + f for f in fields)}")
-    # The type of Recipe.settings is known to type checkers alone.
-    types = get_type_hints(cls, localns={"Settings": Any})
+    types = get_type_hints(cls)
     for name, field in fields.items():
         if name not in values and field.default is dataclasses.MISSING:
             raise UserError(f"the recipe lacks {prefix}{name}; add a line {name} = ...")

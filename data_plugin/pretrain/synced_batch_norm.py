@@ -7,7 +7,7 @@ from lightly.utils import dist
 from torch import Tensor, nn
 
 from data_plugin.backbones.sliced import SlicedBatchNorm2d
-from data_plugin.pretrain.method import precise
+from data_plugin.pretrain.methods.method import precise
 
 
 class SyncedBatchNorm(SlicedBatchNorm2d):

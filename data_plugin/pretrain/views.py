@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from data_plugin.pretrain.images import Images
+from data_plugin.images.image_files import Images
 
 Transform = Callable[[Image.Image], Sequence[Tensor]]
 """Makes the views of an image, or what views are made of, each (3, H, W), with the global random generators."""

@@ -1,0 +1,1 @@
+"""Features of many networks at once: the prefix tree and batch-norm statistics per network."""

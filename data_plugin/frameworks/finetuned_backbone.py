@@ -1,0 +1,100 @@
+"""Taking the backbone back out of a model that was fine-tuned with any of the frameworks."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from data_plugin.backbones.data_resnet import DATAResNet
+from data_plugin.space.arch import Arch
+from data_plugin.utils.errors import UserError
+from data_plugin.utils.extras import is_installed
+from data_plugin.utils.tensor_files import read_tensors, require_matching
+
+PARTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
+"""First parts of the names of a ResNet's weights in torchvision."""
+
+
+PLACES = {
+    "": "",
+    "backbone.": "",
+    "detector.backbone.": "",
+    "backbone.bottom_up.": "",
+    "roi_head.shared_head.": "",
+    "roi_heads.res5.": "layer4.",
+}
+"""Where models keep the backbone or, in C4 detectors, its stage 4 (MMDetection, trackers, detectron2's FPN, their RoI
+heads), and what completes the names that follow to torchvision's."""
+
+
+def load_finetuned_backbone(checkpoint: Path) -> DATAResNet:
+    """The backbone of a model fine-tuned with any of the frameworks, stage 4 of a C4 detector's RoI head included.
+
+    Args:
+        checkpoint: a checkpoint of MMEngine (``state_dict``) or detectron2 (``model``), or such weights alone.
+
+    Returns:
+        The network, in evaluation mode. Its architecture is read from the weights; they do not say whether a model
+        had the stride in the 1x1 convolutions, which :class:`DATAResNet` never has.
+
+    Raises:
+        UserError: if the file cannot be read or does not hold a whole bottleneck ResNet with batch norm.
+    """
+    weights = backbone_weights(_read(checkpoint))
+    network = DATAResNet(_arch(weights, checkpoint))
+    expected = network.state_dict()
+    # Frozen batch norms do not count batches, and nothing computes with the count.
+    counts = {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")}
+    weights = {**counts, **weights}
+    require_matching(checkpoint, weights, expected, f"the weights of {network.arch}")
+    network.load_state_dict(weights)
+    return network.eval()
+
+
+def backbone_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The backbone's entries of a model's state dict, in torchvision's names.
+
+    Args:
+        state: weights by name.
+    """
+    found = {}
+    for place, completion in PLACES.items():
+        for name, value in state.items():
+            rest = completion + name.removeprefix(place)
+            part, _, entry = rest.partition(".")
+            if name.startswith(place) and part in PARTS and _is_entry(part, entry):
+                found[rest] = value
+    return found
+
+
+def _read(checkpoint: Path) -> Mapping[str, Any]:
+    if is_installed("mmengine") and checkpoint.suffix != ".safetensors":
+        contents = importlib.import_module("data_plugin.backbones.openmmlab.checkpoint").read_state_dict(checkpoint)
+    else:
+        contents = read_tensors(checkpoint)[0]
+    for key in ("state_dict", "model"):
+        contents = contents.get(key, contents)
+    return {name: value for name, value in contents.items() if isinstance(value, Tensor)}
+
+
+def _is_entry(part: str, entry: str) -> bool:
+    """Whether a name goes on as a ResNet's does: a block's number in a layer, a parameter otherwise."""
+    first = entry.split(".")[0]
+    return first.isdecimal() if part.startswith("layer") else first != "" and not first.isdecimal()
+
+
+def _arch(weights: Mapping[str, Tensor], checkpoint: Path) -> Arch:
+    try:
+        stages = [f"layer{stage}" for stage in range(1, 5)]
+        blocks = [{name.split(".")[1] for name in weights if name.startswith(f"{stage}.")} for stage in stages]
+        width = [weights[f"{stage}.0.conv2.weight"].shape[0] for stage in stages]
+        return Arch.from_paper([weights["conv1.weight"].shape[0], *width], [len(found) for found in blocks])
+    except KeyError as error:
+        raise UserError(
+            f"{checkpoint} holds no whole backbone ({error.args[0]} is missing); expected a fine-tuned "
+            f"model with a ResNet's names behind one of {', '.join(place or 'no prefix' for place in PLACES)}"
+        ) from error

@@ -1,0 +1,66 @@
+"""One fine-tuning run from a config to its metrics: what the fine-tuning tools run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from data_plugin.frameworks.framework import load_adapter
+from data_plugin.utils.errors import UserError
+from data_plugin.utils.files import write_whole
+from data_plugin.utils.ranks import rank
+
+LAST_CHECKPOINT = "last_checkpoint"
+"""The file in which detectron2 and mmengine alike name the checkpoint that a run would resume from."""
+
+
+def run_finetune(
+    config: str,
+    out: Path,
+    frameworks: Sequence[str],
+    *,
+    framework: str | None = None,
+    data_root: Path | None = None,
+    options: Sequence[str] = (),
+    resume: bool = False,
+    eval_only: bool = False,
+    weights: Path | None = None,
+) -> Mapping[str, float]:
+    """Fine-tune or evaluate with a framework, and write the metrics to ``metrics.json``.
+
+    Args:
+        config: a config that a search wrote, a config name, or a path.
+        out: folder of checkpoints, logs and metrics.
+        frameworks: frameworks of the task, in order of preference.
+        framework: the framework; None picks one, see :func:`data_plugin.frameworks.framework.load_adapter`.
+        data_root: folder of the data sets; None leaves the config's.
+        options: ``KEY=VALUE`` changes of the config.
+        resume: go on from the last checkpoint in ``out``.
+        eval_only: evaluate without training.
+        weights: detector checkpoint to evaluate; None takes the last in ``out``.
+
+    Returns:
+        The framework's metrics in percent.
+
+    Raises:
+        UserError: if anything that the user gave does not fit, such as an ``out`` that holds another run.
+    """
+    started = (out / LAST_CHECKPOINT).is_file()
+    if started and not resume and not eval_only:
+        raise UserError(f"{out} holds a run already; add --resume to go on with it, or name another folder")
+    if resume and not started:
+        raise UserError(f"there is no checkpoint in {out} to resume from; start without --resume")
+    if weights is not None and not eval_only:
+        raise UserError(f"--weights {weights} is only evaluated; add --eval-only, or set the weights in the config")
+    if weights is not None and not weights.is_file():
+        raise UserError(f"the weights {weights} are not a file; expected a detector checkpoint")
+    if eval_only and weights is None and not started:
+        raise UserError(f"there is no checkpoint in {out} to evaluate; give one with --weights")
+    _, adapter = load_adapter(framework, config, frameworks)
+    loaded = adapter.load_config(config, options, data_root)
+    metrics = adapter.finetune(loaded, out, resume=resume, eval_only=eval_only, weights=weights)
+    if rank() == 0:
+        text = json.dumps(dict(metrics), indent=1) + "\n"
+        write_whole(out / "metrics.json", lambda path: path.write_text(text))
+    return metrics

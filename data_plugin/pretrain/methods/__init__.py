@@ -1,0 +1,1 @@
+"""Self-supervised methods, a file each."""

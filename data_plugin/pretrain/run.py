@@ -1,0 +1,379 @@
+"""A whole pre-training: from images to the file of a supernet."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.accelerators import CUDAAccelerator
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.plugins import DoublePrecision, MixedPrecision, Precision
+from lightning.pytorch.strategies import DDPStrategy
+from torch.utils.data import DataLoader
+
+import data_plugin
+from data_plugin.images.image_files import Images
+from data_plugin.images.input_format import InputFormat
+from data_plugin.images.open import open_images
+from data_plugin.pretrain.augmentation import Colours, View, crops, whole_views
+from data_plugin.pretrain.callbacks import RUN, Bar, LossScale, RunSettings, Speed, Unreadable, WholeFiles
+from data_plugin.pretrain.recipe import Recipe
+from data_plugin.pretrain.step import SupernetTraining
+from data_plugin.pretrain.synced_batch_norm import synchronise
+from data_plugin.pretrain.views import EpochStream, Views, collate
+from data_plugin.space.search_space import SearchSpace
+from data_plugin.supernet.checkpoint import Supernet, SupernetInfo, save_supernet
+from data_plugin.utils.errors import UserError
+from data_plugin.utils.ranks import launched_ranks
+from data_plugin.utils.tensor_files import read_tensors
+
+SUPERNET = "supernet.safetensors"
+"""The file in the output folder that holds the trained supernet."""
+
+CHECKPOINT = Path("checkpoints", "last.ckpt")
+"""The file in the output folder that a stopped training goes on from."""
+
+LOGS = "logs"
+"""The folder in the output folder for CSV and TensorBoard logs."""
+
+LOG_EVERY = 10
+"""Steps between two entries in the logs."""
+
+PRECISIONS: dict[str, Callable[[str], Precision]] = {
+    "fp32": lambda device: Precision(),
+    "bf16": partial(MixedPrecision, "bf16-mixed"),
+    "fp16": partial(MixedPrecision, "16-mixed"),
+    "fp64": lambda device: DoublePrecision(),
+}
+"""How Lightning computes in each precision on a kind of device; fp16 with a loss scale."""
+
+INPUT_FORMAT = InputFormat.imagenet()
+"""Channel order and normalisation of every supernet that is trained here."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What a pre-training came to.
+
+    Args:
+        path: the supernet's file.
+        steps: number of steps, those before a resume included.
+        images: number of images.
+        unreadable: names of images that could not be read, in whose place others stood.
+    """
+
+    path: Path
+    steps: int
+    images: int
+    unreadable: list[str]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled images for a look at what the features are worth meanwhile; nothing is trained on the labels.
+
+    Args:
+        train: folder with a sub-folder of images for each class.
+        val: another with the same classes.
+        every: epochs between two looks.
+    """
+
+    train: Path
+    val: Path
+    every: float = 10
+
+
+def pretrain(
+    data: Path,
+    space: SearchSpace,
+    recipe: Recipe,
+    out: Path,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    workers: int = 0,
+    device: str = "auto",
+    precision: str = "fp32",
+    accumulate: int = 1,
+    with_cp: bool = False,
+    views_on: str = "workers",
+    knn: Labelled | None = None,
+    checkpoint_every: int = 500,
+    resume: bool = False,
+    overwrite: bool = False,
+    max_unreadable: int | None = None,
+) -> Pretrained:
+    """Pre-train a supernet (DATA, Algorithm 1) on unlabelled images, in all processes that torchrun or SLURM started.
+
+    On a CPU the result depends on the arguments up to ``seed``, on ``precision``, ``accumulate``, ``views_on`` and the
+    number of torch's threads alone: a training that was stopped and resumed ends with the same bits. With several
+    processes, which share every batch, it is the same to rounding.
+
+    Args:
+        data: see :func:`open_images`.
+        space: the search space.
+        recipe: method and hyper-parameters.
+        out: output folder: ``supernet.safetensors``, and meanwhile ``checkpoints/`` and ``logs/``.
+        steps: number of steps instead of the recipe's epochs.
+        seed: seed of weights, order, views and random networks.
+        workers: processes that read images, for each training process; 0 reads them in this one.
+        device: "cpu", "cuda", or "auto" for CUDA where there is one.
+        precision: a name of :data:`PRECISIONS`; the halves keep weights, losses and statistics in float32, and fp16
+            scales the loss (:class:`LossScale`).
+        accumulate: parts that every batch is computed in, one after the other, each with batch-norm statistics of its
+            own.
+        with_cp: recompute blocks in the backward pass instead of keeping their activations.
+        views_on: "workers" makes whole views there; "device" makes crops there and their colours where the networks
+            are, which spares CPUs that cannot keep up with a GPU. Colours then depend on the number of processes.
+        knn: labelled images to measure networks on meanwhile.
+        checkpoint_every: steps between two checkpoints.
+        resume: go on from the checkpoint in ``out``.
+        overwrite: replace what an earlier training left in ``out``.
+        max_unreadable: how many images may turn out to be unreadable, others standing in; one in a thousand where it
+            is left out.
+
+    Raises:
+        UserError: if there are no images or fewer than a batch, too many of them cannot be read, a batch cannot be
+            shared, ``out`` holds another training, there is nothing to resume or it has other settings, there is no
+            CUDA device, or the loss is not finite, or the gradients are not whatever the loss scale.
+    """
+    accelerator = _accelerator(device)
+    if precision not in PRECISIONS:
+        raise UserError(f"{precision!r} is not a precision; expected {', '.join(PRECISIONS)}")
+    if views_on not in ("workers", "device"):
+        raise UserError(f"views cannot be made on {views_on!r}; expected 'workers' or 'device'")
+    images = open_images(data)
+    batch = recipe.batch_size
+    if len(images) < batch:
+        raise UserError(f"{data} holds {len(images)} images, fewer than a batch of {batch}; lower the batch size")
+    run = _Run(
+        space,
+        recipe,
+        steps=max(1, recipe.epochs * len(images) // batch) if steps is None else steps,
+        seed=seed,
+        images=len(images),
+        data=images.fingerprint(),
+        accumulate=accumulate,
+        precision=precision,
+        views_on=views_on,
+    )
+    start = _resumed_step(out / CHECKPOINT, run.to_json()) if resume else 0
+    unreadable = Unreadable(len(images) // 1_000 if max_unreadable is None else max_unreadable, len(images))
+    callbacks = [_checkpoints(out, checkpoint_every), unreadable]
+    if knn is not None:
+        callbacks.append(_online_knn(knn, run, workers))
+    trainer = _trainer(run, out, start, accelerator, callbacks)
+    _require_even_shares(run, trainer.world_size)
+    if not resume and trainer.is_global_zero:
+        _make_room(out, overwrite)
+
+    training = _training(run, with_cp, trainer.world_size)
+    views = _views(run, images, training.method.views)
+    loader = _loader(run, views, start, trainer, workers)
+    _fit(trainer, training, loader, out / CHECKPOINT if resume else None)
+
+    names = unreadable.everywhere()
+    if trainer.is_global_zero:
+        info = _info(run, len(names), trainer.world_size)
+        save_supernet(out / SUPERNET, Supernet(info, training.query, training.key, training.method.heads()))
+    return Pretrained(out / SUPERNET, run.steps, len(images), names)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What decides a training's result, all of which has to be the same where it is resumed."""
+
+    space: SearchSpace
+    recipe: Recipe
+    steps: int
+    seed: int
+    images: int
+    data: str
+    accumulate: int
+    precision: str
+    views_on: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "space": self.space.to_json(), "recipe": self.recipe.to_json()}
+
+
+def _checkpoints(out: Path, every: int) -> Callback:
+    path = out / CHECKPOINT
+    return ModelCheckpoint(path.parent, path.stem, every_n_train_steps=every, enable_version_counter=False)
+
+
+def _online_knn(knn: Labelled, run: _Run, workers: int) -> Callback:
+    from data_plugin.pretrain.online_knn import OnlineKNN
+
+    recipe = run.recipe
+    every = round(knn.every * run.images / recipe.batch_size)
+    return OnlineKNN(knn.train, knn.val, every, run.space, recipe.image_size, INPUT_FORMAT, recipe.batch_size, workers)
+
+
+def _trainer(run: _Run, out: Path, start: int, accelerator: str, callbacks: Sequence[Callback]) -> Trainer:
+    devices, nodes = launched_ranks()
+    return Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=nodes,
+        strategy=_strategy(devices * nodes, accelerator),
+        plugins=[WholeFiles(), PRECISIONS[run.precision]("cuda" if accelerator == "gpu" else "cpu")],
+        accumulate_grad_batches=run.accumulate,
+        max_steps=run.steps,
+        max_epochs=1,
+        default_root_dir=out,
+        logger=_loggers(out, start),
+        log_every_n_steps=min(LOG_EVERY, run.steps),
+        callbacks=[
+            Bar(),
+            Speed(run.images, run.recipe.batch_size, run.accumulate, LOG_EVERY),
+            LossScale(),
+            RunSettings(run.to_json()),
+            *callbacks,
+        ],
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+    )
+
+
+def _require_even_shares(run: _Run, ranks: int) -> None:
+    batch = run.recipe.batch_size
+    if run.accumulate < 1 or batch % (ranks * run.accumulate):
+        raise UserError(
+            f"a batch of {batch} cannot be shared by {ranks} processes in {run.accumulate} parts each; "
+            "expected a batch size that their product divides"
+        )
+
+
+def _training(run: _Run, with_cp: bool, ranks: int) -> SupernetTraining:
+    torch.manual_seed(run.seed)
+    training = SupernetTraining(run.space, run.recipe, run.steps, run.seed, with_cp)
+    if run.views_on == "device":
+        training.colours = Colours(training.method.views, INPUT_FORMAT)
+    if ranks > 1:
+        synchronise(training)
+    return training
+
+
+def _views(run: _Run, images: Images, distributions: Sequence[View]) -> Views:
+    size = run.recipe.image_size
+    if run.views_on == "device":
+        return Views(images, crops(distributions, size), run.seed)
+    return Views(images, whole_views(distributions, size, INPUT_FORMAT), run.seed)
+
+
+def _loader(run: _Run, views: Views, start: int, trainer: Trainer, workers: int) -> DataLoader[Any]:
+    """This process's part of every batch from step ``start`` on."""
+    batch, rank, ranks = run.recipe.batch_size, trainer.global_rank, trainer.world_size
+    part = batch // run.accumulate
+    return DataLoader(
+        views,
+        batch_size=part // ranks,
+        sampler=EpochStream(views.images, run.steps * batch, part, start * batch, run.seed, rank, ranks),
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=isinstance(trainer.accelerator, CUDAAccelerator),
+        persistent_workers=workers > 0,
+    )
+
+
+def _fit(trainer: Trainer, training: SupernetTraining, loader: DataLoader[Any], checkpoint: Path | None) -> None:
+    with warnings.catch_warnings():
+        # Lightning looks for a data loader with a state; the position of EpochStream is the step.
+        warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch")
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+        warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec", category=FutureWarning)
+        # In fp16 the first steps may be those that overflow.
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step..` before `optimizer.step..`")
+        trainer.fit(training, loader, ckpt_path=checkpoint, weights_only=True)
+
+
+def _info(run: _Run, unreadable: int, processes: int) -> SupernetInfo:
+    recipe = run.recipe
+    settings = {name: value for name, value in run.to_json().items() if name != "space"}
+    return SupernetInfo(
+        run.space,
+        recipe.method,
+        INPUT_FORMAT,
+        {
+            **settings,
+            "image_size": recipe.image_size,
+            "batch_size": recipe.batch_size,
+            "epochs": run.steps * recipe.batch_size / run.images,
+            "unreadable": unreadable,
+            "processes": processes,
+            "versions": {
+                "data_plugin": data_plugin.__version__,
+                **{package: version(package) for package in ("torch", "lightly", "lightning")},
+            },
+        },
+    )
+
+
+def _accelerator(device: str) -> str:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("there is no CUDA device that torch can use; expected one for device 'cuda', or use 'cpu'")
+    return "gpu" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _strategy(processes: int, accelerator: str) -> str | DDPStrategy:
+    if processes == 1:
+        return "auto"
+    # Queues and statistics are the same everywhere already.
+    return DDPStrategy(process_group_backend="nccl" if accelerator == "gpu" else "gloo", broadcast_buffers=False)
+
+
+def _loggers(out: Path, start: int) -> list[Logger]:
+    # A folder per start, for both loggers begin their files anew.
+    folder = f"from_step_{start}"
+    loggers: list[Logger] = [CSVLogger(out, LOGS, folder, flush_logs_every_n_steps=LOG_EVERY)]
+    if importlib.util.find_spec("tensorboard"):
+        loggers.append(TensorBoardLogger(out, LOGS, folder))
+    return loggers
+
+
+def _make_room(out: Path, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; expected a folder, or a name that is free")
+    if not overwrite:
+        for path, what in ((out / SUPERNET, "a supernet"), (out / CHECKPOINT, "an unfinished training")):
+            if path.exists():
+                raise UserError(f"{out} holds {what} already; give another folder, or pass --resume or --overwrite")
+    shutil.rmtree((out / CHECKPOINT).parent, ignore_errors=True)
+    shutil.rmtree(out / LOGS, ignore_errors=True)
+
+
+def _resumed_step(checkpoint: Path, run: Mapping[str, Any]) -> int:
+    if not checkpoint.is_file():
+        raise UserError(f"there is nothing to resume: {checkpoint} does not exist; leave out --resume")
+    contents, _ = read_tensors(checkpoint)
+    if RUN not in contents:
+        raise UserError(f"{checkpoint} is no checkpoint of a pre-training here; leave out --resume")
+    for unfinished in checkpoint.parent.glob(f".{checkpoint.name}.*.tmp"):
+        unfinished.unlink(missing_ok=True)  # of a process that was killed while it wrote
+    before, now = _flat(contents[RUN]), _flat(run)
+    for name in [*now, *before]:
+        if before.get(name) != now.get(name):
+            raise UserError(
+                f"{checkpoint} was trained with {name} {before.get(name)}, not {now.get(name)}; "
+                "resume with the same settings, or start again with --overwrite"
+            )
+    return int(contents["global_step"])
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    return {
+        name: leaf for key, inner in value.items() for name, leaf in _flat(inner, f"{prefix}.{key}".lstrip(".")).items()
+    }

@@ -1,0 +1,1 @@
+"""How far a student's features are from the teacher's."""

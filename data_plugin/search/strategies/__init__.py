@@ -1,0 +1,1 @@
+"""How a search finds its candidates and spends images on them."""

@@ -1,0 +1,1 @@
+"""Which networks there are and what they cost: architectures, search space, cost, budgets, Pareto front."""

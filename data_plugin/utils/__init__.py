@@ -1,0 +1,1 @@
+"""What every room uses: errors, whole-file writes, ranks, progress, optional dependencies, provenance."""

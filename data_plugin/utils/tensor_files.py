@@ -1,0 +1,78 @@
+"""Reading tensors from files that others wrote, and checking that they are those of a model."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from data_plugin.utils.errors import UserError
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
+    """The contents of a ``.safetensors`` or a PyTorch file, read without executing anything that it holds.
+
+    Args:
+        path: the file; what does not end in ``.safetensors`` is read with ``torch.load(weights_only=True)``.
+
+    Returns:
+        The tensors by name (a PyTorch file may nest further mappings), and the text entries of a safetensors header.
+
+    Raises:
+        UserError: if the file is missing, truncated, no tensor file, or holds pickled objects.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is not a file; expected a checkpoint (.safetensors, .pth)")
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                names = list(file.keys())
+                return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} is truncated or not a safetensors file ({error}); copy it again") from error
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} was refused, not loaded: it is damaged, or holds pickled objects other than tensors, which could "
+            "run code; save it again as a plain dictionary of tensors"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is truncated or not a PyTorch file; copy it again") from error
+    if not isinstance(contents, dict):
+        raise UserError(f"{path} holds a {type(contents).__name__}; expected a dictionary of tensors")
+    return contents, {}
+
+
+def require_matching(path: Path | str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """Check that a file's tensors are those of a model, name by name and shape by shape.
+
+    Args:
+        path: the file or where else it came from, for the message.
+        found: the tensors of the file.
+        expected: the state dict of the model.
+        what: what was to be loaded, for the message.
+
+    Raises:
+        UserError: naming the first entries that are missing, unexpected or of another shape.
+    """
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
+    reshaped = [
+        f"{name} {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in expected
+        if name in found and found[name].shape != expected[name].shape
+    ]
+    problems = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+    parts = [
+        f"{len(names)} {label} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for label, names in problems
+        if names
+    ]
+    if parts:
+        raise UserError(f"{path} does not hold {what}: {'; '.join(parts)}")

@@ -1,0 +1,316 @@
+"""detectron2's loader and trainer under the adapter, on a few drawn images."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("detectron2", reason="detectron2 is not installed")
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.modeling import build_model
+
+from data_plugin import Arch, UserError
+from data_plugin.backbones import DATAResNet
+from data_plugin.backbones import detectron2 as adapter
+from data_plugin.supernet.backbone_files import PTH_FILE, save_backbone
+
+SMALL = Arch.parse("d1-1-1-1_w8-8-8-8-8")
+QUICK = [
+    f"MODEL.DATA_RESNET.ARCH={SMALL}",
+    "MODEL.DEVICE=cpu",
+    "INPUT.MIN_SIZE_TRAIN=(64,)",
+    "INPUT.MIN_SIZE_TEST=64",
+    "DATALOADER.NUM_WORKERS=0",
+    "SOLVER.IMS_PER_BATCH=2",
+    "SOLVER.BASE_LR=0.001",
+    "SOLVER.MAX_ITER=2",
+    "SOLVER.STEPS=()",
+    "TEST.PRECISE_BN.NUM_ITER=1",
+    "MODEL.RPN.POST_NMS_TOPK_TEST=20",
+]
+
+
+def load(root: Path, *options: str) -> CfgNode:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*VOC2012")
+        return adapter.load_config("faster_rcnn_c4_voc", [*QUICK, *options], root)
+
+
+def load_elsewhere(train: str) -> CfgNode:
+    return adapter.load_config("faster_rcnn_c4_voc", [*QUICK, f"DATASETS.TRAIN={train}"], None)
+
+
+@pytest.fixture
+def own_voc(drawn_voc, tmp_path) -> Path:
+    """A copy of the data set that may be damaged."""
+    return shutil.copytree(drawn_voc, tmp_path / "own")
+
+
+@pytest.fixture
+def backbone(tmp_path) -> Path:
+    save_backbone(tmp_path / "backbone", DATAResNet(SMALL))
+    return tmp_path / "backbone" / PTH_FILE
+
+
+# Images
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_are_those_of_detectron2s_mapper_and_model(drawn_voc, workers):
+    cfg = load(drawn_voc, "INPUT.MIN_SIZE_TEST=90", f"DATALOADER.NUM_WORKERS={workers}")
+    mapper, model = DatasetMapper(cfg, is_train=False), build_model(cfg)
+    records = DatasetCatalog.get("voc_2007_trainval")
+    batches = list(adapter.image_batches(cfg, None, 3, 0))
+    assert [len(batch.names) for batch in batches] == [3, 3, 2]
+    assert [name for batch in batches for name in batch.names] == [f"{record['image_id']}.jpg" for record in records]
+    for index, batch in enumerate(batches):
+        expected = model.preprocess_image([mapper(record) for record in records[3 * index : 3 * index + 3]])
+        assert torch.equal(batch.images, expected.tensor)
+        assert list(batch.sizes) == list(expected.image_sizes)
+
+
+def test_images_of_several_sizes_are_padded_at_the_right_and_bottom(own_voc):
+    from PIL import Image
+
+    photograph = next((own_voc / "VOC2007" / "JPEGImages").glob("0*.jpg"))
+    Image.open(photograph).rotate(90, expand=True).save(photograph)
+    annotation = own_voc / "VOC2007" / "Annotations" / f"{photograph.stem}.xml"
+    text = annotation.read_text().replace("<width>160", "<width>120", 1).replace("<height>120", "<height>160", 1)
+    annotation.write_text(text)
+    (batch,) = adapter.image_batches(load(own_voc), None, 8, 0)
+    turned = batch.names.index(photograph.name)
+    assert batch.sizes[turned] == (85, 64)
+    assert batch.images.shape[-2:] == (85, 85)
+    assert batch.images[turned, :, :, 64:].abs().sum() == 0
+
+
+def test_a_draw_is_reproducible_and_iterates_again(drawn_voc):
+    cfg = load(drawn_voc)
+    batches = adapter.image_batches(cfg, 4, 2, seed=3)
+    first, again = list(batches), list(batches)
+    assert len(batches) == len(first) == 2
+    assert all(torch.equal(a.images, b.images) for a, b in zip(first, again, strict=True))
+
+    def names(seed: int) -> list[str]:
+        return [name for batch in adapter.image_batches(cfg, 4, 2, seed) for name in batch.names]
+
+    assert names(3) == [name for batch in first for name in batch.names]
+    assert len(set(names(3))) == 4
+    assert len({tuple(names(seed)) for seed in range(4)}) > 1
+
+
+def test_more_images_than_there_are_gives_all_and_says_so(drawn_voc):
+    with pytest.warns(UserWarning, match="9 images were asked for, the data set has 8"):
+        batches = adapter.image_batches(load(drawn_voc), 9, 8, 0)
+    assert len(next(iter(batches)).names) == 8
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_named(own_voc, workers):
+    photograph = sorted((own_voc / "VOC2007" / "JPEGImages").glob("0*.jpg"))[2]
+    photograph.write_bytes(photograph.read_bytes()[:200])
+    batches = adapter.image_batches(load(own_voc, f"DATALOADER.NUM_WORKERS={workers}"), None, 4, 0)
+    with pytest.raises(UserError, match=f"{photograph.name} cannot be read") as caught:
+        list(batches)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_files_and_wrong_numbers_are_refused(own_voc, tmp_path):
+    cfg = load(own_voc)
+    with pytest.raises(UserError, match="0 images"):
+        adapter.image_batches(cfg, 0, 1, 0)
+    with pytest.raises(UserError, match="batches of 0"):
+        adapter.image_batches(cfg, 1, 0, 0)
+    DatasetCatalog.register("moved_away", list)
+    MetadataCatalog.get("moved_away").set(json_file=str(tmp_path / "absent.json"))
+    with pytest.raises(UserError, match=r"absent\.json of the data set moved_away is missing"):
+        adapter.image_batches(load_elsewhere("('moved_away',)"), None, 1, 0)
+    DatasetCatalog.remove("moved_away")
+    MetadataCatalog.remove("moved_away")
+    with pytest.raises(UserError, match="'voc_1999' is not a data set"):
+        adapter.image_batches(load_elsewhere("('voc_1999',)"), None, 1, 0)
+    with pytest.raises(UserError, match="names no data set"):
+        adapter.image_batches(load_elsewhere("()"), None, 1, 0)
+    photograph = next((own_voc / "VOC2007" / "JPEGImages").glob("0*.jpg"))
+    photograph.unlink()
+    with pytest.raises(UserError, match=photograph.name):
+        adapter.image_batches(cfg, None, 1, 0)
+    shutil.rmtree(own_voc)
+    with pytest.raises(UserError, match="DETECTRON2_DATASETS"):
+        adapter.image_batches(cfg, None, 1, 0)
+
+
+# Training
+
+
+def test_finetune_evaluate_and_resume(drawn_voc, backbone, tmp_path):
+    out = tmp_path / "out"
+    config = tmp_path / "winner.yaml"
+    adapter.write_config(load(drawn_voc), SMALL, backbone, config)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*VOC2012")
+        cfg = adapter.load_config(str(config), [], drawn_voc)
+    figures = adapter.finetune(cfg, out)
+    assert set(figures) == {"AP", "AP50", "AP75"}
+    assert all(0 <= value <= 100 for value in figures.values())
+    assert (out / "log.txt").is_file()
+    trained = torch.load(out / "model_final.pth", weights_only=True)
+    assert trained["iteration"] == 1
+    start = torch.load(backbone, weights_only=True)["layer4.0.conv2.weight"]
+    moved = (trained["model"]["roi_heads.res5.0.conv2.weight"] - start).abs()
+    assert 0 < moved.max() < 0.1, "training has to start from the backbone's weights"
+
+    assert adapter.finetune(cfg, out, eval_only=True) == figures
+    assert adapter.finetune(cfg, tmp_path / "elsewhere", eval_only=True, weights=out / "model_final.pth") == figures
+
+    cfg.SOLVER.MAX_ITER = 3
+    adapter.finetune(cfg, out, resume=True)
+    resumed = torch.load(out / "model_final.pth", weights_only=True)
+    assert resumed["iteration"] == 2
+    assert resumed["trainer"]["hooks"]["LRScheduler"]["last_epoch"] == 3
+
+
+STOCK_SCRIPT = """
+import sys
+import data_plugin.backbones.detectron2
+import numpy as np
+import torch
+from detectron2.config import get_cfg
+from detectron2.engine import DefaultPredictor, DefaultTrainer
+from detectron2.evaluation import PascalVOCDetectionEvaluator
+
+cfg = get_cfg()
+cfg.merge_from_file(sys.argv[1])
+cfg.merge_from_list(sys.argv[2:])
+trainer = DefaultTrainer(cfg)
+trainer.resume_or_load()
+stored = torch.load(cfg.MODEL.WEIGHTS)
+assert torch.equal(trainer.model.backbone.layer3[0].conv2.weight, stored["layer3.0.conv2.weight"])
+assert torch.equal(trainer.model.roi_heads.res5[0].conv2.weight, stored["layer4.0.conv2.weight"])
+trainer.train()
+DefaultTrainer.test(cfg, trainer.model, PascalVOCDetectionEvaluator("voc_2007_test"))
+cfg.MODEL.WEIGHTS = cfg.OUTPUT_DIR + "/model_final.pth"
+found = DefaultPredictor(cfg)(np.zeros((60, 80, 3), dtype=np.uint8))
+print("detections", len(found["instances"]))
+"""
+
+
+@pytest.mark.slow
+def test_written_config_trains_in_a_script_that_knows_detectron2_alone(drawn_voc, backbone, tmp_path):
+    adapter.write_config(load(drawn_voc), SMALL, backbone, tmp_path / "winner.yaml")
+    done = subprocess.run(
+        [sys.executable, "-c", STOCK_SCRIPT, str(tmp_path / "winner.yaml"), "OUTPUT_DIR", str(tmp_path)],
+        env={**os.environ, "DETECTRON2_DATASETS": str(drawn_voc)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "detections" in done.stdout
+
+
+def test_training_from_random_weights_is_said(drawn_voc, tmp_path):
+    with pytest.warns(UserWarning, match="random weights"):
+        adapter.finetune(load(drawn_voc, "SOLVER.MAX_ITER=1"), tmp_path / "out")
+
+
+def refused(words: str, cfg: CfgNode, out: Path, **options) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        adapter.finetune(cfg, out, **options)
+    assert "\n" not in str(caught.value)
+    assert not out.exists()
+
+
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(own_voc, backbone, tmp_path):
+    out = tmp_path / "out"
+    weights = f"MODEL.WEIGHTS={backbone}"
+    refused("no checkpoint to evaluate", load(own_voc, weights), out, eval_only=True)
+    refused("no checkpoint to resume", load(own_voc, weights), out, resume=True)
+    refused("leave the weights", load(own_voc, weights), out, resume=True, weights=backbone)
+    refused("absent.pth is not a file", load(own_voc, "MODEL.WEIGHTS=absent.pth"), out)
+    wider = "MODEL.DATA_RESNET.ARCH=d1-1-2-1_w8-8-8-8-16"
+    refused("does not hold the backbone d1-1-2-1_w8-8-8-8-16: .* missing", load(own_voc, weights, wider), out)
+    refused("object of class .*NUM_CLASSES is 2", load(own_voc, weights, "MODEL.ROI_HEADS.NUM_CLASSES=2"), out)
+    refused("does not hold a detector", load(own_voc), out, eval_only=True, weights=other_file(tmp_path))
+    annotation = next((own_voc / "VOC2007" / "Annotations").glob("0*.xml"))
+    annotation.write_text(annotation.read_text().replace("<object>\n    <name>", "<object>\n    <name>un"))
+    refused("has an object of class 'un", load(own_voc, weights), out)
+
+
+def other_file(folder: Path) -> Path:
+    path = folder / "other.pth"
+    torch.save({"something": torch.zeros(1)}, path)
+    return path
+
+
+def test_evaluating_a_backbone_alone_is_refused(own_voc, backbone, tmp_path):
+    refused("does not hold a detector", load(own_voc), tmp_path / "out", eval_only=True, weights=backbone)
+
+
+# Several processes
+
+
+RANK_SCRIPT = """
+import json, sys
+from pathlib import Path
+from torch import distributed
+from data_plugin.backbones import detectron2 as adapter
+from data_plugin.backbones.detectron2.finetune import Trainer
+
+seen, train = {}, Trainer.train
+def watched(self):
+    train(self)
+    wrapper = self._trainer.model
+    seen["kinds"] = [type(wrapper).__name__, type(wrapper.module.backbone.bn1).__name__]
+    seen["weights"] = [float(p.detach().double().sum()) for p in wrapper.parameters()]
+Trainer.train = watched
+out = Path(sys.argv[2])
+cfg = adapter.load_config(sys.argv[1], sys.argv[4:], Path(sys.argv[3]))
+seen["figures"] = adapter.finetune(cfg, out)
+(out / f"rank{distributed.get_rank()}.json").write_text(json.dumps(seen))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_on_the_cpu_hold_the_same_weights_and_figures(drawn_voc, backbone, tmp_path):
+    adapter.write_config(load(drawn_voc), SMALL, backbone, tmp_path / "winner.yaml")
+    (tmp_path / "train.py").write_text(RANK_SCRIPT)
+    ran = torchrun(2, tmp_path / "train.py", tmp_path / "winner.yaml", tmp_path / "out", drawn_voc)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    first, second = (json.loads((tmp_path / "out" / f"rank{rank}.json").read_text()) for rank in range(2))
+    assert first == second
+    assert first["kinds"] == ["DistributedDataParallel", "NaiveSyncBatchNorm"]
+    assert set(first["figures"]) == {"AP", "AP50", "AP75"}
+    assert "SyncBN needs GPUs" in ran.stderr
+    assert torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)["iteration"] == 1
+
+
+def torchrun(count: int, *command: str | Path) -> subprocess.CompletedProcess[str]:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    return subprocess.run(
+        [*launch, *map(str, command)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        timeout=500,
+    )
+
+
+def test_images_that_cannot_be_shared_out_evenly_are_refused(drawn_voc, backbone, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    cfg = load(drawn_voc, f"MODEL.WEIGHTS={backbone}", "SOLVER.IMS_PER_BATCH=3")
+    refused(r"IMS_PER_BATCH is 3, but 2 processes share it; give a multiple of 2", cfg, tmp_path / "out")
+
+
+def test_mixed_precision_without_a_gpu_is_refused(drawn_voc, backbone, tmp_path):
+    cfg = load(drawn_voc, f"MODEL.WEIGHTS={backbone}", "SOLVER.AMP.ENABLED=True")
+    refused("SOLVER.AMP.ENABLED is True, and detectron2 trains in mixed precision on GPUs only", cfg, tmp_path / "out")

@@ -1,0 +1,454 @@
+"""The losses of the self-supervised methods against naive ones, written from the papers."""
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.amp import GradScaler
+from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
+
+from data_plugin import UserError
+from data_plugin.images.input_format import InputFormat
+from data_plugin.pretrain.recipe import METHODS, RECIPES, Recipe, read_recipe
+from data_plugin.utils.tensor_files import read_tensors
+
+pytest.importorskip("lightly", reason="pre-training needs lightly")
+pytest.importorskip("lightning", reason="pre-training needs lightning")
+
+from lightning.pytorch.plugins import MixedPrecision
+
+from data_plugin.pretrain.augmentation import Colours, View, crops, whole_views
+from data_plugin.pretrain.methods.method import Method
+from data_plugin.pretrain.methods.moco import MoCoV2
+from data_plugin.pretrain.run import CHECKPOINT, PRECISIONS, SUPERNET, pretrain
+from data_plugin.pretrain.step import SupernetTraining
+from data_plugin.space.search_space import SearchSpace
+
+SPACE = SearchSpace.micro()
+FEATURES = SPACE.largest.out_channels[-1]
+SETTINGS = {
+    "mocov2": {"queue": 16, "hidden": 24, "dim": 8},
+    "byol": {"hidden": 24, "dim": 8},
+    "ressl": {"queue": 16, "hidden": 24, "dim": 8},
+    "densecl": {"queue": 16, "hidden": 24, "dim": 8, "dense": 0.3},
+}
+IMAGES = 5
+
+
+def recipe(method, **changes):
+    values = {"epochs": 1, "batch_size": 4, "image_size": 40, "lr": 0.1, "warmup": 0.0, "momentum": 0.9}
+    values |= {"weight_decay": 1e-4, "key_momentum": 0.9, "method": method, "settings": SETTINGS[method]}
+    return Recipe.from_json(values | changes)
+
+
+def build(method):
+    torch.manual_seed(0)
+    built = recipe(method).build_method(FEATURES)
+    # Else both branches' heads say the same of the same.
+    for parameter in built.key_head.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    return built
+
+
+def maps(seed, channels=FEATURES):
+    return torch.rand(IMAGES, channels, 2, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def info_nce(query, key, queue, temperature):
+    query, key = query / query.norm(), key / key.norm()
+    positive = math.exp((query @ key).item() / temperature)
+    return -math.log(
+        positive / (positive + sum(math.exp((query @ negative).item() / temperature) for negative in queue))
+    )
+
+
+def test_byol_is_the_distance_of_each_views_prediction_to_the_other_views_target():
+    method = build("byol")
+    queries, keys = [maps(1, 16), maps(2, 16)], [maps(3), maps(4)]
+    found = method.loss(method.predictions(queries), method.targets(keys))
+    expected = 0
+    for query, key in ((queries[0], keys[1]), (queries[1], keys[0])):
+        predicted = method.predictor(method.query_head(query.mean((2, 3))))
+        target = method.key_head(key.mean((2, 3)))
+        for one, other in zip(predicted, target, strict=True):
+            expected += ((one / one.norm() - other / other.norm()) ** 2).sum() / IMAGES
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_ressl_is_the_cross_entropy_of_the_relations_to_earlier_images():
+    method = build("ressl")
+    query, key = maps(1, 16), maps(2)
+    targets = method.targets([key])
+    found = method.loss(method.predictions([query]), targets)
+    expected = 0
+    queue = method.queue.bank
+    for one, other in zip(method.query_head(query.mean((2, 3))), method.key_head(key.mean((2, 3))), strict=True):
+        student = [math.exp((one @ negative / one.norm()).item() / 0.1) for negative in queue]
+        teacher = [math.exp((other @ negative / other.norm()).item() / 0.04) for negative in queue]
+        expected -= sum(
+            t / sum(teacher) * math.log(s / sum(student)) for s, t in zip(student, teacher, strict=True)
+        ) / len(query)
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("channels", [FEATURES, 40])
+def test_densecl_compares_every_cell_with_the_key_cell_whose_features_are_nearest(channels):
+    method = build("densecl")
+    query, key = maps(1, channels), maps(2)
+    found = method.loss(method.predictions([query]), method.targets([key]))
+    whole = cells = 0
+    for image in range(IMAGES):
+        one = method.query_head["whole"](query[image : image + 1].mean((2, 3)))[0]
+        other = method.key_head["whole"](key[image : image + 1].mean((2, 3)))[0]
+        whole += info_nce(one, other, method.contrast.memory_bank.bank, 0.2) / IMAGES
+        key_cells = [key[image, :, y, x] for y in range(2) for x in range(3)]
+        for cell in [query[image, :, y, x] for y in range(2) for x in range(3)]:
+            nearest = max(key_cells, key=lambda other: F.cosine_similarity(cell, other[:channels], dim=0).item())
+            one = method.query_head["cells"](cell[None])[0]
+            other = method.key_head["cells"](nearest[None])[0]
+            cells += info_nce(one, other, method.dense_contrast.memory_bank.bank, 0.2) / IMAGES / 6
+    assert found.item() == pytest.approx(0.7 * whole + 0.3 * cells, rel=1e-4)
+
+
+def test_densecl_remembers_pooled_cells_of_length_1():
+    method = build("densecl")
+    key = maps(2)
+    method.remember(method.targets([key]))
+    projected = torch.stack([method.key_head["cells"](key[:, :, y, x]) for y in range(2) for x in range(3)]).mean(dim=0)
+    expected = F.normalize(projected, dim=1)
+    assert torch.allclose(method.dense_contrast.memory_bank.bank[:IMAGES], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_makes_its_views_trains_its_heads_alone_and_reads_narrow_networks(name):
+    method = build(name)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8))
+    views = whole_views(method.views, 40, InputFormat.imagenet())(image)
+    assert {tuple(view.shape) for view in views} == {(3, 40, 40)}
+    assert set(method.query_views) | set(method.key_views) == set(range(len(views)))
+    with torch.no_grad():
+        targets = method.targets([maps(2)] * len(method.key_views))
+    predictions = method.predictions([maps(1, SPACE.smallest.out_channels[-1])] * len(method.query_views))
+    method.loss(predictions, targets).backward()
+    for parameter_name, parameter in method.named_parameters():
+        assert (parameter.grad is None) == parameter_name.startswith("key_head."), parameter_name
+    method.remember(targets)
+    assert set(method.health(predictions, targets)) == {"key_std", "matched"}
+
+
+def test_the_weak_view_of_ressl_keeps_the_colours():
+    red = Image.new("RGB", (40, 40), (200, 40, 40))
+    transform = whole_views(build("ressl").views, 32, InputFormat("RGB", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
+    torch.manual_seed(0)
+    views = [transform(red) for _ in range(8)]
+    expected = torch.tensor([200.0, 40.0, 40.0]).view(3, 1, 1).expand(3, 32, 32)
+    assert all(torch.allclose(weak, expected, atol=1e-3) for _, weak in views)
+    assert not all(torch.allclose(strong, expected, atol=1.0) for strong, _ in views)
+
+
+PLAIN = View(crop=1.0, jitter_probability=0.0, grey=0.0, blur=0.0)
+
+
+def crop_batch():
+    pixels = torch.randint(0, 256, (6, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return [pixels, pixels]
+
+
+def test_colours_on_the_device_depend_on_the_seed_alone_and_differ_between_images():
+    pytest.importorskip("kornia", reason="views on a device need kornia")
+    colours = Colours([View(0.2, solarize=0.5), View(0.2)], InputFormat.imagenet())
+    torch.manual_seed(1)
+    first = colours(crop_batch(), seed=(0, 1))
+    state = torch.get_rng_state()
+    assert all(torch.equal(a, b) for a, b in zip(first, colours(crop_batch(), seed=(0, 1)), strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(first[0], colours(crop_batch(), seed=(0, 2))[0])
+    same = [crops[:1].expand(6, -1, -1, -1) for crops in crop_batch()]
+    assert len({view.sum().item() for view in colours(same, seed=(0, 3))[0]}) > 3
+
+
+def test_without_changes_views_of_workers_and_device_are_the_image():
+    pytest.importorskip("kornia", reason="views on a device need kornia")
+    image = Image.new("RGB", (40, 40), (200, 40, 90))
+    (expected,) = whole_views([PLAIN], 32, InputFormat.imagenet())(image)
+    (cut,) = crops([PLAIN], 32)(image)
+    assert cut.dtype == torch.uint8
+    (found,) = Colours([PLAIN], InputFormat.imagenet())([cut[None]], seed=(0,))
+    assert torch.allclose(found[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("change", "low", "high"), [("grey", 0.35, 0.65), ("solarize", 0.35, 0.65)])
+def test_both_makers_change_as_many_images(change, low, high):
+    pytest.importorskip("kornia", reason="views on a device need kornia")
+    view = View(**{"crop": 1.0, "jitter_probability": 0.0, "grey": 0.0, "blur": 0.0, change: 0.5})
+    image = Image.new("RGB", (32, 32), (200, 40, 90))
+    on_cpu, cut = whole_views([view], 32, InputFormat.imagenet()), crops([view], 32)
+    (plain,) = whole_views([PLAIN], 32, InputFormat.imagenet())(image)
+    torch.manual_seed(0)
+    np.random.seed(0)
+    batch = torch.stack([cut(image)[0] for _ in range(200)])
+    for views in (
+        [on_cpu(image)[0] for _ in range(200)],
+        Colours([view], InputFormat.imagenet())([batch], seed=(0,))[0],
+    ):
+        changed = sum(not torch.allclose(one, plain, atol=1e-3) for one in views) / 200
+        assert low < changed < high
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(8):
+        pixels = np.random.default_rng(index).integers(0, 256, (44, 44, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return folder
+
+
+def toml(path, values):
+    settings = values.pop("settings")
+    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items() if value is not None]
+    lines += ["[settings]", *(f"{name} = {json.dumps(value)}" for name, value in settings.items())]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def two_processes(images, recipe, out, steps, *more):
+    """Arguments that train with two processes on a CPU, in double precision."""
+    path = toml(out.with_suffix(".toml"), recipe.to_json())
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "--rdzv-backend", "c10d"]
+    command += ["--rdzv-endpoint", "localhost:0", "-m", "data_plugin.tools.pretrain", "--data", images, "--out", out]
+    command += ["--space", "micro", "--recipe", path, "--steps", steps, "--device", "cpu", "--workers", 0]
+    return [str(part) for part in [*command, "--precision", "fp64", *more]]
+
+
+def assert_same_supernet(found, expected):
+    one, two = (read_tensors(folder / SUPERNET)[0] for folder in (expected, found))
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(
+            two[name], value, rtol=1e-6, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_train_as_one_with_the_whole_batch(images, tmp_path, name):
+    pretrain(images, SPACE, recipe(name), tmp_path / "one", steps=3, device="cpu", precision="fp64")
+    ended = subprocess.run(
+        two_processes(images, recipe(name), tmp_path / "two", 3), capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert ended.stdout.count("supernet: ") == 1
+    assert_same_supernet(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_two_tasks_of_slurm_train_as_one_with_the_whole_batch(images, tmp_path):
+    pretrain(images, SPACE, recipe("mocov2"), tmp_path / "one", steps=2, device="cpu", precision="fp64")
+    command = two_processes(images, recipe("mocov2"), tmp_path / "two", 2)
+    tool = [sys.executable, *command[command.index("data_plugin.tools.pretrain") - 1 :]]
+    # What srun sets for a job of two tasks on one node.
+    job = {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "pretrain", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
+    job |= {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost", "SLURM_JOB_NODELIST": "localhost"}
+    tasks = [
+        subprocess.Popen(tool, env={**os.environ, **job, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}) for rank in "01"
+    ]
+    assert [task.wait() for task in tasks] == [0, 0]
+    assert_same_supernet(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_two_killed_processes_resume_to_what_one_that_was_never_stopped_comes_to(images, tmp_path):
+    command = two_processes(images, recipe("mocov2"), tmp_path / "killed", 10, "--checkpoint-every", 1)
+    processes = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    while not (tmp_path / "killed" / CHECKPOINT).exists():
+        assert processes.poll() is None
+        time.sleep(0.01)
+    os.killpg(processes.pid, signal.SIGKILL)
+    processes.wait()
+    assert not (tmp_path / "killed" / SUPERNET).exists()
+    subprocess.run([*command, "--resume"], check=True, stdout=subprocess.DEVNULL)
+    pretrain(images, SPACE, recipe("mocov2"), tmp_path / "whole", steps=10, device="cpu", precision="fp64")
+    assert_same_supernet(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_all_processes_pass_over_a_step_whose_gradients_overflow_in_one(images, tmp_path):
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from lightning.pytorch.plugins import MixedPrecision\n"
+        "from torch.amp import GradScaler\n"
+        "from data_plugin.pretrain.callbacks import RunSettings\n"
+        "from data_plugin.pretrain.run import PRECISIONS\n"
+        "from data_plugin.pretrain.step import SupernetTraining\n"
+        "from data_plugin.tools.pretrain import main\n"
+        "whole = SupernetTraining.training_step\n"
+        "def training_step(self, batch, batch_idx):\n"
+        "    loss = whole(self, batch, batch_idx)\n"
+        "    return loss * 1e15 if self.global_rank == 1 and self.global_step == 1 else loss\n"
+        "def on_train_end(self, trainer, training):\n"
+        "    weights = sum(value.double().sum().item() for value in training.query.parameters())\n"
+        "    said = f'scale {trainer.scaler.get_scale()} weights {weights!r}'\n"
+        "    Path(trainer.default_root_dir, f'rank-{trainer.global_rank}').write_text(said)\n"
+        "SupernetTraining.training_step = training_step\n"
+        "RunSettings.on_train_end = on_train_end\n"
+        "PRECISIONS['fp16'] = lambda device: MixedPrecision('16-mixed', device, GradScaler(device, 64.0))\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = two_processes(images, recipe("mocov2"), tmp_path / "out", 3, "--precision", "fp16")
+    (tmp_path / "script.py").write_text(script)
+    module = command.index("data_plugin.tools.pretrain")
+    command[module - 1 : module + 1] = [str(tmp_path / "script.py")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    said = [(tmp_path / "out" / f"rank-{rank}").read_text() for rank in (0, 1)]
+    assert said[0] == said[1]
+    assert said[0].startswith("scale 32.0 ")
+
+
+@pytest.mark.slow
+def test_the_three_passes_of_a_step_share_one_reduction_of_the_gradients(images, tmp_path):
+    script = (
+        "import sys\n"
+        "from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook\n"
+        "from torch.nn.parallel import DistributedDataParallel\n"
+        "from data_plugin.tools.pretrain import main\n"
+        "reduced = []\n"
+        "def hook(state, bucket):\n"
+        "    reduced.append(bucket.buffer().numel())\n"
+        "    return allreduce_hook(state, bucket)\n"
+        "whole = DistributedDataParallel.__init__\n"
+        "def init(self, *args, **kwargs):\n"
+        "    whole(self, *args, **kwargs)\n"
+        "    self.register_comm_hook(None, hook)\n"
+        "DistributedDataParallel.__init__ = init\n"
+        "main(sys.argv[1:])\n"
+        "print('reduced', sum(reduced))"
+    )
+    command = two_processes(images, recipe("mocov2"), tmp_path / "out", 2)
+    (tmp_path / "script.py").write_text(script)
+    module = command.index("data_plugin.tools.pretrain")
+    command[module - 1 : module + 1] = [str(tmp_path / "script.py")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    training = SupernetTraining(SPACE, recipe("mocov2"), 2, 0)
+    trained = sum(parameter.numel() for parameter in training.parameters() if parameter.requires_grad)
+    # Two processes may write into one line.
+    assert len(re.findall(rf"reduced {2 * trained}(?!\d)", ended.stdout)) == 2
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_loss_compares_is_in_single_precision_whatever_the_networks_are_in(name):
+    method = build(name)
+    with torch.autocast("cpu", torch.float16):
+        with torch.no_grad():
+            targets = method.targets([maps(2).half()] * len(method.key_views))
+        predictions = method.predictions([maps(1).half()] * len(method.query_views))
+    compared = [value for value in tree_leaves((targets, predictions)) if isinstance(value, torch.Tensor)]
+    assert {value.dtype for value in compared} == {torch.float32}
+    if name == "ressl":
+        assert torch.equal(targets.similar, F.softmax(targets.keys @ targets.queue / 0.04, dim=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [*((name, {}) for name in METHODS), ("byol", {"optimizer": "lars", "decay_norms": False, "lr": 1.0})],
+)
+def test_fp16_trains_nearly_as_single_precision_does(images, tmp_path, monkeypatch, name, changes):
+    # Gradients of such small networks are large: the usual scale of 65,536 would be too much for the first step.
+    monkeypatch.setitem(PRECISIONS, "fp16", lambda device: MixedPrecision("16-mixed", device, GradScaler(device, 64.0)))
+    tried = recipe(name, batch_size=8, image_size=64, weight_decay=1e-6, **changes)
+    whole, losses = SupernetTraining.training_step, []
+
+    def training_step(self, *args):
+        loss = whole(self, *args)
+        losses.append(loss.item())
+        return loss
+
+    monkeypatch.setattr(SupernetTraining, "training_step", training_step)
+    torch.manual_seed(0)
+    start = SupernetTraining(SPACE, tried, 2, 0).query
+    moved = []
+    for precision in ("fp32", "fp16"):
+        pretrain(images, SPACE, tried, tmp_path / precision, steps=2, device="cpu", precision=precision)
+        trained = read_tensors(tmp_path / precision / SUPERNET)[0]
+        moved.append(torch.cat([(trained[f"query.{n}"] - p).detach().flatten() for n, p in start.named_parameters()]))
+    single, half = moved
+    assert losses[2] == pytest.approx(losses[0], rel=0.01)
+    assert math.isfinite(losses[3])
+    assert (half - single).norm() < 0.6 * single.norm()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_can_be_read_and_builds_its_method(name):
+    found = read_recipe(name, [f"settings.{size}" for size in ("hidden=4", "dim=2")])
+    assert isinstance(found.build_method(8), Method)
+    assert Recipe.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_the_papers_recipes_have_the_papers_numbers():
+    byol, ressl, densecl = (read_recipe(f"data_{name}_in1k") for name in ("byol", "ressl", "densecl"))
+    assert (byol.optimizer, byol.lr, byol.weight_decay, byol.decay_norms) == ("lars", 3.2, 1.5e-6, False)
+    assert (byol.key_momentum, byol.key_momentum_end, byol.settings.dim) == (0.996, 1.0, 256)
+    assert (ressl.settings.queue, ressl.settings.student_temperature) == (131_072, 0.1)
+    assert (ressl.settings.teacher_temperature, ressl.lr, ressl.settings.dim) == (0.04, 0.05, 512)
+    assert (densecl.settings.dense, densecl.settings.queue, densecl.lr) == (0.5, 65_536, 0.03)
+
+
+class Own(MoCoV2):
+    """A method of a user's own."""
+
+
+def test_a_method_of_ones_own_is_named_by_its_module(images, tmp_path):
+    own = recipe("mocov2").to_json() | {"method": f"{__name__}:Own"}
+    path = toml(tmp_path / "own.toml", own)
+    found = read_recipe(str(path), ["lr=0.05", "settings.queue=8", "teacher=same-arch"])
+    assert (found.lr, found.settings.queue, found.teacher) == (0.05, 8, "same-arch")
+    assert isinstance(found.build_method(FEATURES), Own)
+    pretrain(images, SPACE, found, tmp_path / "out", steps=1, device="cpu")
+    assert (tmp_path / "out" / SUPERNET).is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("lr=fast", "lr is 'fast'; expected a number"),
+        ("epochs=1.5", "epochs is 1.5; expected a whole number"),
+        ("decay_norms=1", "decay_norms is 1; expected true or false"),
+        ("teacher=smallest", "teacher is 'smallest'; expected 'largest' or 'same-arch'"),
+        ("settings.heat=1", "a recipe has no settings.heat; expected some of settings.queue, "),
+        ("heat=1", "a recipe has no heat; expected some of method, "),
+        ("method=dino", "'dino' is not a method; expected mocov2, byol, ressl, densecl, or module:class"),
+        ("method='nowhere:Nothing'", "cannot be imported: No module named 'nowhere'"),
+        ("method='json:dumps'", "is no subclass of data_plugin.pretrain.methods.method.Method"),
+        ("lr", "'lr' is not a change of a recipe; expected name=value"),
+        ("schedule.lr=1", "'schedule.lr' is no part of a recipe"),
+        ("key_momentum_end=2", "the key momentum at the end is 2; expected 0 to 1"),
+    ],
+)
+def test_what_a_recipe_cannot_be_is_said(change, message):
+    with pytest.raises(UserError, match=message.replace("(", r"\(")):
+        read_recipe("micro", [change])
+
+
+def test_recipe_files_that_cannot_be_read_are_named(tmp_path):
+    path = tmp_path / "mine.toml"
+    with pytest.raises(UserError, match=r"mine\.toml cannot be read: No such file"):
+        read_recipe(str(path))
+    path.write_text("lr = = 1")
+    with pytest.raises(UserError, match=r"mine\.toml is not TOML"):
+        read_recipe(str(path))
+    path.write_text('method = "mocov2"')
+    with pytest.raises(UserError, match=r"the recipe lacks epochs; add a line epochs = \.\.\."):
+        read_recipe(str(path))

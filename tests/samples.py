@@ -1,0 +1,57 @@
+"""What tests of several rooms build on: a tiny search space, random images, a supernet of random weights."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from data_plugin import SearchSpace
+from data_plugin.backbones import DynamicResNet
+from data_plugin.images.batch import ImageBatches, ImageSource, LoadedImage
+from data_plugin.images.input_format import InputFormat
+from data_plugin.supernet.checkpoint import Supernet, SupernetInfo, save_supernet
+
+SPACE = SearchSpace(
+    stem=(4, 8),
+    width=((4, 8), (8, 12), (8, 16), (16, 24)),
+    depth=((1, 2), (1, 2), (1, 3), (1, 2)),
+)
+
+Size = tuple[int, int]
+
+
+class RandomImages(ImageSource):
+    """Normally distributed pixels, the same every time."""
+
+    def __init__(self, sizes: Sequence[Size], names: Sequence[str] | None = None, seed: int = 1) -> None:
+        super().__init__([f"{index}.jpg" for index in range(len(sizes))] if names is None else names)
+        generator = torch.Generator().manual_seed(seed)
+        self.images = [LoadedImage(torch.randn(3, *size, generator=generator), size) for size in sizes]
+
+    def __getitem__(self, index: int) -> LoadedImage:
+        return self.images[index]
+
+
+def random_batches(*groups: Sequence[Size], seed: int = 1) -> ImageBatches:
+    """Random images of the given heights and widths, a batch a group; those of several sizes are padded."""
+    sizes = [size for group in groups for size in group]
+    names = [f"{batch}-{image}" for batch, group in enumerate(groups) for image in range(len(group))]
+    ends = torch.tensor([0, *map(len, groups)]).cumsum(0).tolist()
+    parts = [list(range(first, end)) for first, end in itertools.pairwise(ends)]
+    return ImageBatches(RandomImages(sizes, names, seed), parts)
+
+
+def random_supernet(
+    space: SearchSpace = SPACE, input_format: InputFormat | None = None, seed: int = 0, method: str = "mocov2"
+) -> Supernet:
+    """A supernet of random weights, its two branches apart."""
+    torch.manual_seed(seed)
+    info = SupernetInfo(space, method, input_format or InputFormat.imagenet())
+    return Supernet(info, DynamicResNet(space).eval(), DynamicResNet(space).eval())
+
+
+def random_supernet_file(path: Path, space: SearchSpace = SPACE, input_format: InputFormat | None = None) -> Path:
+    """The file of a supernet of random weights."""
+    save_supernet(path, random_supernet(space, input_format))
+    return path

@@ -1,0 +1,74 @@
+"""The main job through its command-line tools: search a supernet on a data set, fine-tune the winner, evaluate."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from samples import SPACE
+
+from data_plugin import Arch
+from data_plugin.backbones import DynamicResNet
+from data_plugin.frameworks.framework import CONFIG_ENDING
+from data_plugin.images.input_format import InputFormat
+from data_plugin.supernet.checkpoint import Supernet, SupernetInfo, save_supernet
+from data_plugin.tools import finetune_det, search_det
+
+SMALL = {
+    "mmdet": [
+        "test_dataloader.num_workers=0",
+        "test_dataloader.dataset.pipeline.1.scale=(160,96)",
+        "train_dataloader.num_workers=0",
+        "train_dataloader.batch_size=2",
+        "train_dataloader.dataset.datasets.0.pipeline.3.scales=[(160,96)]",
+        "val_dataloader.num_workers=0",
+        "val_dataloader.dataset.pipeline.1.scale=(160,96)",
+        "train_cfg.max_iters=2",
+        "train_cfg.val_interval=2",
+        "custom_hooks.0.num_iters=2",
+        "model.train_cfg.rcnn.sampler.num=8",
+        "model.test_cfg.rpn.max_per_img=10",
+    ],
+    "detectron2": [
+        "DATALOADER.NUM_WORKERS=0",
+        "INPUT.MIN_SIZE_TRAIN=[96]",
+        "INPUT.MIN_SIZE_TEST=96",
+        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE=8",
+        "MODEL.RPN.POST_NMS_TOPK_TEST=10",
+        "SOLVER.IMS_PER_BATCH=2",
+        "SOLVER.MAX_ITER=2",
+        "SOLVER.STEPS=[]",
+        "TEST.PRECISE_BN.NUM_ITER=2",
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", ["mmdet", "detectron2"])
+def test_search_then_fine_tune(framework, drawn_voc, tmp_path: Path, capsys):
+    pytest.importorskip(framework, reason=f"{framework} is not installed")
+    supernet = tmp_path / "supernet.safetensors"
+    networks = DynamicResNet(SPACE), DynamicResNet(SPACE)
+    save_supernet(supernet, Supernet(SupernetInfo(SPACE, "mocov2", InputFormat.imagenet()), *networks))
+    common = ["--framework", framework, "--data-root", str(drawn_voc), "--opts", *SMALL[framework]]
+    search = ["--config", "faster_rcnn_c4_voc", "--supernet", str(supernet), "--out", str(tmp_path / "search")]
+    assert search_det.main([*search, "--group", "0-1", "--samples", "5", "--images", "4", *common]) == 0
+
+    (winner,) = json.loads((tmp_path / "search" / "search.json").read_text())["winners"]
+    assert Arch.parse(winner["arch"]) in SPACE
+    moved = (tmp_path / "search" / winner["folder"]).rename(tmp_path / "moved") if framework == "mmdet" else None
+    folder = moved or tmp_path / "search" / winner["folder"]
+    config = folder / f"faster_rcnn_c4_voc{CONFIG_ENDING[framework]}"
+    run = ["--config", str(config), "--data-root", str(drawn_voc), "--out", str(tmp_path / "detector")]
+    assert finetune_det.main(run) == 0
+    metrics = json.loads((tmp_path / "detector" / "metrics.json").read_text())
+    assert {"AP", "AP50", "AP75"} <= set(metrics)
+    assert all(0 <= value <= 100 for value in metrics.values())
+
+    weights = torch.load(folder / "backbone.pth", weights_only=True)
+    assert weights["conv1.weight"].shape[0] == Arch.parse(winner["arch"]).stem
+    capsys.readouterr()
+    assert finetune_det.main(run) == 2
+    assert "holds a run already; add --resume" in capsys.readouterr().err
+    assert finetune_det.main([*run, "--eval-only"]) == 0
+    assert json.loads((tmp_path / "detector" / "metrics.json").read_text()) == pytest.approx(metrics, abs=0.2)
