@@ -33,7 +33,8 @@ from data_plugin.pretrain.augmentation import whole_views
 from data_plugin.pretrain.recipe import METHODS, read_recipe
 from data_plugin.pretrain.step import SupernetTraining
 from data_plugin.pretrain.views import Batch, EpochStream, Views, collate
-from data_plugin.space.search_space import SPACES, cost
+from data_plugin.space import cost
+from data_plugin.space.search_space import SPACES
 
 WARM_UP = 2
 """Steps that are not timed."""

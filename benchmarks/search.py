@@ -41,7 +41,8 @@ from data_plugin.images.drawn_voc import draw_voc
 from data_plugin.images.input_format import InputFormat
 from data_plugin.search.distances.relation import TeacherRelation
 from data_plugin.search.searcher import search
-from data_plugin.space.search_space import SPACES, cost
+from data_plugin.space import cost
+from data_plugin.space.search_space import SPACES
 
 TAP = 3
 """Index of C5, which Faster R-CNN C4 reads."""

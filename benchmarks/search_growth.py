@@ -23,7 +23,8 @@ from data_plugin.backbones import DynamicResNet
 from data_plugin.features.prefix_tree import tree_flops, tree_order
 from data_plugin.images.drawn_voc import draw_voc
 from data_plugin.search.searcher import search
-from data_plugin.space.search_space import SPACES, cost
+from data_plugin.space import cost
+from data_plugin.space.search_space import SPACES
 from data_plugin.utils.ranks import joined_ranks
 
 BASE = {"images": 8, "networks": 100, "size": 128, "taps": "C5", "processes": 1}

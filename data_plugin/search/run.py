@@ -31,10 +31,11 @@ from data_plugin.search.searcher import SearchResult, merged, search
 from data_plugin.search.strategies.evolution import Evolution, evolve
 from data_plugin.search.strategies.halving import halve
 from data_plugin.search.taps import EMBEDDING, parse_taps
+from data_plugin.space import cost
 from data_plugin.space.arch import Arch
 from data_plugin.space.budget import Budget, Costs, all_groups
 from data_plugin.space.measured_cost import MeasuredCosts
-from data_plugin.space.search_space import SearchSpace, cost
+from data_plugin.space.search_space import SearchSpace
 from data_plugin.supernet.backbone_files import PTH_FILE
 from data_plugin.supernet.calibration import calibrate
 from data_plugin.supernet.checkpoint import SupernetInfo, load_supernet
