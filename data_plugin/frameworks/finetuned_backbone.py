@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from data_plugin.backbones.data_resnet import DATAResNet
+from data_plugin.frameworks.registry import FRAMEWORKS
 from data_plugin.space.arch import Arch
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.extras import is_installed
@@ -18,17 +19,8 @@ from data_plugin.utils.tensor_files import read_tensors, require_matching
 PARTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 """First parts of the names of a ResNet's weights in torchvision."""
 
-
-PLACES = {
-    "": "",
-    "backbone.": "",
-    "detector.backbone.": "",
-    "backbone.bottom_up.": "",
-    "roi_head.shared_head.": "",
-    "roi_heads.res5.": "layer4.",
-}
-"""Where models keep the backbone or, in C4 detectors, its stage 4 (MMDetection, trackers, detectron2's FPN, their RoI
-heads), and what completes the names that follow to torchvision's."""
+PLACES = {"": "", **{place: rest for framework in FRAMEWORKS for place, rest in framework.backbone_places.items()}}
+"""Where models of any framework, or nothing but a backbone, keep its weights; see :class:`Framework`."""
 
 
 def load_finetuned_backbone(checkpoint: Path) -> DATAResNet:

@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data_plugin.frameworks.framework import load_adapter
+from data_plugin.frameworks.framework import Task
+from data_plugin.frameworks.registry import find_framework
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.files import write_whole
 from data_plugin.utils.ranks import rank
@@ -18,7 +19,7 @@ LAST_CHECKPOINT = "last_checkpoint"
 def run_finetune(
     config: str,
     out: Path,
-    frameworks: Sequence[str],
+    task: Task,
     *,
     framework: str | None = None,
     data_root: Path | None = None,
@@ -32,8 +33,8 @@ def run_finetune(
     Args:
         config: a config that a search wrote, a config name, or a path.
         out: folder of checkpoints, logs and metrics.
-        frameworks: frameworks of the task, in order of preference.
-        framework: the framework; None picks one, see :func:`data_plugin.frameworks.framework.load_adapter`.
+        task: what the config's model is for.
+        framework: the framework; None picks one, see :func:`find_framework`.
         data_root: folder of the data sets; None leaves the config's.
         options: ``KEY=VALUE`` changes of the config.
         resume: go on from the last checkpoint in ``out``.
@@ -57,9 +58,8 @@ def run_finetune(
         raise UserError(f"the weights {weights} are not a file; expected a detector checkpoint")
     if eval_only and weights is None and not started:
         raise UserError(f"there is no checkpoint in {out} to evaluate; give one with --weights")
-    _, adapter = load_adapter(framework, config, frameworks)
-    loaded = adapter.load_config(config, options, data_root)
-    metrics = adapter.finetune(loaded, out, resume=resume, eval_only=eval_only, weights=weights)
+    opened = find_framework(framework, config, task).open(config, options, data_root)
+    metrics = opened.finetune(out, resume=resume, eval_only=eval_only, weights=weights)
     if rank() == 0:
         text = json.dumps(dict(metrics), indent=1) + "\n"
         write_whole(out / "metrics.json", lambda path: path.write_text(text))

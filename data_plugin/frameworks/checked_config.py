@@ -1,0 +1,165 @@
+"""The one answer to a config that a framework cannot use: a sentence that names the option that does not fit."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+from data_plugin.frameworks.framework_config import FrameworkConfig
+from data_plugin.images.batch import ImageSource, LoadedImage
+from data_plugin.images.input_format import InputFormat
+from data_plugin.space.arch import Arch
+from data_plugin.space.resolution import Resolution
+from data_plugin.utils.errors import UserError
+
+Answer = TypeVar("Answer")
+Question = Callable[[FrameworkConfig], Answer]
+"""What is asked of a config, such as its taps; asking changes nothing."""
+
+
+class CheckedConfig(FrameworkConfig):
+    """A framework's config that answers every exception of the framework with a :class:`UserError`.
+
+    Frameworks fail on options of a wrong type or shape anywhere, and seldom say which. So the question that failed is
+    asked again with one option less, two less, and so on, until it is answered: the last one left out is named.
+
+    Args:
+        adapter: the framework's class of configs.
+        title: what the framework's authors call it.
+        path: the config file.
+        options: ``KEY=VALUE`` strings that change entries, in the framework's own keys.
+        data_root: the folder that holds the data sets, instead of the config's.
+
+    Raises:
+        UserError: see :class:`FrameworkConfig`.
+    """
+
+    def __init__(
+        self,
+        adapter: type[FrameworkConfig],
+        title: str,
+        path: Path,
+        options: Sequence[str] = (),
+        data_root: Path | None = None,
+    ) -> None:
+        self._adapter = adapter
+        self._title = title
+        self._path = path
+        self._options = tuple(options)
+        self._data_root = data_root
+        try:
+            self._config = adapter(path, self._options, data_root)
+        except Exception as error:
+            raise self.explained(error, lambda config: None) from error
+
+    @property
+    def input_format(self) -> InputFormat:
+        """See :attr:`FrameworkConfig.input_format`."""
+        return self._ask(lambda config: config.input_format)
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """See :attr:`FrameworkConfig.taps`."""
+        return self._ask(lambda config: config.taps)
+
+    @property
+    def resolution(self) -> Resolution:
+        """See :attr:`FrameworkConfig.resolution`."""
+        return self._ask(lambda config: config.resolution)
+
+    def images(self) -> ImageSource:
+        """See :meth:`FrameworkConfig.images`."""
+        return _CheckedImages(self, self._ask(lambda config: config.images()))
+
+    def write(self, arch: Arch, weights: Path, path: Path) -> None:
+        """See :meth:`FrameworkConfig.write`."""
+        try:
+            self._config.write(arch, weights, path)
+        except Exception as error:
+            with TemporaryDirectory() as scratch:
+                elsewhere = Path(scratch, weights.name), Path(scratch, path.name)
+                raise self.explained(error, lambda config: config.write(arch, *elsewhere)) from error
+
+    def finetune(
+        self,
+        out: Path,
+        *,
+        resume: bool = False,
+        eval_only: bool = False,
+        weights: Path | None = None,
+        began: Callable[[], None] = lambda: None,
+    ) -> Mapping[str, float]:
+        """See :meth:`FrameworkConfig.finetune`; exceptions after the first step are left as they are."""
+        begun = False
+
+        def begin() -> None:
+            nonlocal begun
+            begun = True
+            began()
+
+        try:
+            return self._config.finetune(out, resume=resume, eval_only=eval_only, weights=weights, began=begin)
+        except Exception as error:
+            # Training is not begun again to find out which option it was.
+            if begun or isinstance(error, UserError):
+                raise
+            given = f"the options {' '.join(self._options)}" if self._options else str(self._path)
+            raise UserError(f"{self._title} cannot run with {given} ({in_one_line(error)})") from error
+
+    def explained(self, error: Exception, question: Question[object]) -> Exception:
+        """What to raise in place of a framework's exception.
+
+        Args:
+            error: the exception.
+            question: what raised it; must not mind being asked again.
+
+        Returns:
+            The exception itself where it is a sentence for the user already, or nothing fails a second time.
+        """
+        if isinstance(error, UserError) or not self._fails(question, self._options):
+            return error
+        for count in reversed(range(len(self._options))):
+            if not self._fails(question, self._options[:count]):
+                return UserError(f"{self._title} cannot use the option {self._options[count]!r} ({in_one_line(error)})")
+        return UserError(f"{self._title} cannot use the config {self._path} ({in_one_line(error)})")
+
+    def _fails(self, question: Question[object], options: Sequence[str]) -> bool:
+        """Whether the framework fails with some of the options; what we refuse ourselves has an error of its own."""
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                question(self._adapter(self._path, options, self._data_root))
+        except UserError:
+            return False
+        except Exception:
+            return True
+        return False
+
+    def _ask(self, question: Question[Answer]) -> Answer:
+        try:
+            return question(self._config)
+        except Exception as error:
+            raise self.explained(error, question) from error
+
+
+class _CheckedImages(ImageSource):
+    """The images of a config that cannot take each through its preprocessing, as one sentence."""
+
+    def __init__(self, config: CheckedConfig, images: ImageSource) -> None:
+        super().__init__(images.names, images.workers)
+        self._config = config
+        self._images = images
+
+    def __getitem__(self, index: int) -> LoadedImage:
+        try:
+            return self._images[index]
+        except Exception as error:
+            raise self._config.explained(error, lambda config: config.images()[index]) from error
+
+
+def in_one_line(error: Exception) -> str:
+    """An exception's kind and the first line of what it says, for the end of a sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,98 @@
+"""What search and fine-tuning ask of a config of a detection or segmentation framework."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from data_plugin.images.batch import ImageSource
+from data_plugin.images.input_format import InputFormat
+from data_plugin.space.arch import Arch
+from data_plugin.space.resolution import Resolution
+
+
+class FrameworkConfig(ABC):
+    """One config of a framework, read, with ``DATAResNet`` in its ResNet's place and its data found.
+
+    Every framework's adapter has one such class. What a user can put right is raised as
+    :class:`~data_plugin.utils.errors.UserError`. Any other exception, of the framework or of the adapter, may be left
+    as it is: :meth:`~data_plugin.frameworks.framework.Framework.open` makes one sentence of it that names the option
+    at fault, by asking again with fewer options. So reading a config has no effect beyond the object.
+
+    Args:
+        path: the config file.
+        options: ``KEY=VALUE`` strings that change entries, in the framework's own keys, which must exist.
+        data_root: the folder that holds the data sets, instead of the config's.
+
+    Raises:
+        UserError: if the file is no config, an option has no such key or does not fit, the backbone is no plain ResNet,
+            or the data root is missing or not of the data set's layout.
+    """
+
+    @abstractmethod
+    def __init__(self, path: Path, options: Sequence[str] = (), data_root: Path | None = None) -> None: ...
+
+    @property
+    @abstractmethod
+    def input_format(self) -> InputFormat:
+        """Channel order and normalisation of the config's model."""
+
+    @property
+    @abstractmethod
+    def taps(self) -> tuple[str, ...]:
+        """The feature maps that the config's model reads, such as ``("C5",)`` for a C4 detector."""
+
+    @property
+    @abstractmethod
+    def resolution(self) -> Resolution:
+        """At which strides and dilations the config's model runs its backbone, whose features search has to compare."""
+
+    @abstractmethod
+    def images(self) -> ImageSource:
+        """The training images, each by itself through the framework's own loader and test-time preprocessing.
+
+        They need no labels. Their names are the files' names, so that the same seed draws the same images in every
+        framework.
+        """
+
+    @abstractmethod
+    def write(self, arch: Arch, weights: Path, path: Path) -> None:
+        """Write a self-contained config that trains a network as it is; this config stays as it is.
+
+        Args:
+            arch: the network.
+            weights: where its weights will be, in torchvision's names, in the folder of the config.
+            path: the file to write.
+        """
+
+    @abstractmethod
+    def finetune(
+        self,
+        out: Path,
+        *,
+        resume: bool = False,
+        eval_only: bool = False,
+        weights: Path | None = None,
+        began: Callable[[], None] = lambda: None,
+    ) -> Mapping[str, float]:
+        """Train with the framework's own trainer and evaluate with its own evaluator.
+
+        Runs on the CPU where there is no GPU, and on all processes of a ``torchrun``. This config stays as it is.
+
+        Args:
+            out: folder of checkpoints and logs.
+            resume: go on from the last checkpoint in ``out``.
+            eval_only: evaluate only, ``weights`` or else the last checkpoint in ``out``.
+            weights: checkpoint of a whole detector or segmenter to start from or to evaluate.
+            began: called when the first step of training, or the first batch of an evaluation alone, is done. What
+                fails before it is taken for a fault of the config, what fails later for one of the run.
+
+        Returns:
+            Figures in percent: ``AP``, ``AP50`` and ``AP75`` of a detector, ``mIoU``, ``aAcc`` and ``mAcc`` of a
+            segmenter.
+
+        Raises:
+            UserError: if there is nothing to resume or evaluate, or weights or labels do not match; ``out`` is not
+                touched then.
+        """
