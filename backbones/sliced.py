@@ -56,7 +56,7 @@ def batch_statistics(module: M) -> Iterator[M]:
 
     Running statistics are neither used nor changed. Yields ``module``.
     """
-    norms = [child for child in module.modules() if isinstance(child, SlicedBatchNorm2d)]
+    norms = [child for child in module.modules() if isinstance(child, nn.modules.batchnorm._BatchNorm)]
     before = [(norm, norm.training, norm.track_running_stats) for norm in norms]
     for norm in norms:
         norm.training, norm.track_running_stats = True, False

@@ -19,12 +19,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--top", type=int, default=10, help="closest networks whose overlap is counted (default: 10)")
     arguments = parser.parse_args(argv)
 
-    from data_plugin.search.agreement import compare_searches, read_search
+    from data_plugin.search.agreement import compare_searches
+    from data_plugin.search.report.search_report import SearchReport
 
-    first, second = read_search(arguments.first), read_search(arguments.second)
+    first, second = SearchReport.read(arguments.first), SearchReport.read(arguments.second)
     for folder, search in ((arguments.first, first), (arguments.second, second)):
-        taps, images = ", ".join(search["taps"]), search["images"]["count"]
-        print(f"{folder}: {search['config']} on {images} images of {search['data_root']} at {taps}")
+        taps, images = ", ".join(search.taps), len(search.images.names)
+        print(f"{folder}: {search.config} on {images} images of {search.data_root} at {taps}")
     agreements = compare_searches(first, second, top=arguments.top)
     for found in agreements:
         print(f"\n{found.budget or 'all networks'}: {found.common} in common")
@@ -35,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for winner, rank, (side, other) in zip(found.winners, found.ranks, sides, strict=True):
             print(f"  closest in the {side} {winner}, number {rank} in the {other}")
     compared = {found.budget for found in agreements}
-    for budget in first["budgets"]:
-        if budget in second["budgets"] and budget not in compared:
+    for budget in first.budgets:
+        if budget in second.budgets and budget not in compared:
             print(f"\n{budget}: fewer than 3 networks in common")
     return 0
 

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from data_plugin.frameworks.framework import Task
+from data_plugin.frameworks.registry import frameworks_of
 from data_plugin.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from data_plugin.search.output import Winner
-    from data_plugin.search.strategies.evolution import Evolution
+    from data_plugin.search.found import Search
+    from data_plugin.search.strategies.strategy import Strategy
 
 
-def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[str], example: str) -> None:
+def add_search_arguments(parser: argparse.ArgumentParser, task: Task, example: str) -> None:
     """Add the arguments of a search.
 
     Args:
         parser: the tool's parser.
-        frameworks: frameworks of the task, in order of preference.
+        task: what the config's model is for.
         example: a config name for the help text.
     """
+    frameworks = ", ".join(framework.name for framework in frameworks_of(task))
     parser.add_argument("--config", required=True, help=f"config name such as {example}, or path")
     parser.add_argument("--supernet", required=True, type=Path, help="supernet.safetensors that pre-training wrote")
     parser.add_argument("--out", required=True, type=Path, help="output folder")
@@ -44,7 +46,7 @@ def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[s
         "memory measured (default: the config's, at its strides)",
     )
     parser.add_argument("--data-root", type=Path, help="folder of the data sets, instead of the config's")
-    parser.add_argument("--framework", help=f"one of {', '.join(frameworks)}; default: the first installed")
+    parser.add_argument("--framework", help=f"one of {frameworks}; default: by the config, else the first installed")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--samples", type=int, default=100, help="networks drawn per budget (default: %(default)s)")
     which.add_argument("--exhaustive", action="store_true", help="compare every network within a budget")
@@ -74,6 +76,13 @@ def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[s
         "the maps that the model reads",
     )
     parser.add_argument(
+        "--reduction",
+        choices=("mean", "sum"),
+        default="mean",
+        help="what becomes of the positions of a map: their mean, so that every map counts alike, or their sum as the "
+        "paper's Eq. 5 prints it, where the largest map decides (default: %(default)s)",
+    )
+    parser.add_argument(
         "--norm",
         choices=("batch", "recalibrated", "running"),
         default="batch",
@@ -94,8 +103,8 @@ def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[s
     parser.add_argument(
         "--max-memory",
         metavar="SIZE",
-        help="bound on the tensors that are held at once, such as 4GB; larger batches are compared in parts (default: "
-        "70%% of what is free on the device)",
+        help="bound on the tensors that are held at once, such as 4GB; larger batches are compared in parts, each with "
+        "batch-norm statistics of its own (default: what is free on the device, without changing the result)",
     )
     parser.add_argument(
         "--seed", type=_seed, default=0, help="seed of the drawn networks, images and rows (default: %(default)s)"
@@ -112,34 +121,37 @@ def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[s
     )
 
 
-def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], finetune: str) -> None:
+def search_and_print(arguments: argparse.Namespace, task: Task, finetune: str) -> None:
     """Run the search and, in the first process, print the winners, how sure they are, and how to fine-tune them.
 
     Args:
         arguments: what :func:`add_search_arguments` parsed.
-        frameworks: frameworks of the task, in order of preference.
+        task: what the config's model is for.
         finetune: the tool that fine-tunes a winner, ``finetune_det`` or ``finetune_seg``.
     """
     from data_plugin.search.memory import parse_bytes
     from data_plugin.search.run import SearchOptions, run_search
+    from data_plugin.search.taps import parse_taps
+    from data_plugin.space.budget import Budget
 
     if arguments.overwrite:
         _require_outside(arguments.out, {"supernet": arguments.supernet, "data root": arguments.data_root})
-    winners = run_search(
+    search = run_search(
         SearchOptions(
             config=arguments.config,
-            framework=arguments.framework,
             supernet=arguments.supernet,
-            data_root=arguments.data_root,
             out=arguments.out,
-            groups=arguments.group,
-            budgets=arguments.budget,
-            all_groups=arguments.all_groups,
+            task=task,
+            framework=arguments.framework,
+            data_root=arguments.data_root,
+            budgets=[*map(Budget.group, arguments.group), *map(Budget.parse, arguments.budget)],
+            every_group=arguments.all_groups,
             input_size=arguments.input_size,
-            samples=None if arguments.exhaustive or arguments.evolve else arguments.samples,
+            strategy=_strategy(arguments),
             images=arguments.images,
             batch_size=arguments.batch_size,
-            taps=arguments.taps,
+            taps=None if arguments.taps is None else parse_taps(arguments.taps),
+            reduction=arguments.reduction,
             norm=arguments.norm,
             precision=arguments.precision,
             relation_rows=arguments.relation_rows,
@@ -148,32 +160,34 @@ def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], f
             device=arguments.device,
             overwrite=arguments.overwrite,
             resume=arguments.resume,
-            evolve=_evolution(arguments),
-            halve=arguments.halve,
             pareto=arguments.pareto,
             options=arguments.opts,
-        ),
-        frameworks,
+        )
     )
-    if not winners:
+    if search is None:
         return
-    run = json.loads((arguments.out / "search.json").read_text())
-    _print_winners(winners, arguments.input_size)
-    _print_certainty(winners, front=arguments.pareto)
-    _print_approximations(winners, run)
-    print(f"\nreport: {arguments.out / 'report.html'}")
-    _print_finetuning(winners, arguments, finetune, run["framework"])
+    print(search)
+    print(f"\nreport: {search.out / 'report.html'}")
+    _print_finetuning(search, finetune)
 
 
-def _evolution(arguments: argparse.Namespace) -> Evolution | None:
-    """The evolution that was asked for, if one was."""
+def _strategy(arguments: argparse.Namespace) -> Strategy:
+    """How candidates are found, as it was asked for."""
     from data_plugin.search.strategies.evolution import Evolution
+    from data_plugin.search.strategies.exhaustive import Exhaustive
+    from data_plugin.search.strategies.halving import Halving
+    from data_plugin.search.strategies.sample import Sample
 
     sizes = {"population": arguments.population, "generations": arguments.generations}
     given = {name: size for name, size in sizes.items() if size is not None}
     if given and not arguments.evolve:
         raise UserError(f"--{next(iter(given))} says how to evolve; expected --evolve with it")
-    return Evolution(**given) if arguments.evolve else None
+    if arguments.evolve and arguments.halve is not None:
+        raise UserError("evolution and halving were both asked for; expected one of them")
+    if arguments.evolve:
+        return Evolution(**given)
+    start = Exhaustive() if arguments.exhaustive else Sample(arguments.samples)
+    return start if arguments.halve is None else Halving(start, arguments.halve)
 
 
 def _require_outside(out: Path, inputs: Mapping[str, Path | None]) -> None:
@@ -183,80 +197,14 @@ def _require_outside(out: Path, inputs: Mapping[str, Path | None]) -> None:
             raise UserError(f"--overwrite would delete the {name} {path} with the output folder {out}; name another")
 
 
-def _print_winners(winners: Sequence[Winner], input_size: tuple[int, int] | None) -> None:
-    """A line a winner: what it is, what it costs, and its score; what else the budgets bound in columns of its own."""
-    from data_plugin.search.report.html import cost_label, cost_text, with_error
-
-    bounded = dict.fromkeys(quantity for winner in winners for quantity in winner.costs)
-    plain = ("params",) if input_size else ("params", "flops")
-    more = [quantity for quantity in bounded if quantity not in plain]
-    head = ["budget", "architecture", cost_label("flops"), cost_label("params")]
-    lines = [[*head, *(cost_label(quantity, input_size) for quantity in more), "score"]]
-    for winner in winners:
-        costs = [cost_text("flops", winner.flops), cost_text("params", winner.params)]
-        costs += [cost_text(quantity, winner.costs[quantity]) if quantity in winner.costs else "" for quantity in more]
-        score = with_error(winner.score, winner.standard_error)
-        lines.append([winner.budget, str(winner.arch), *costs, score])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        names = [cell.ljust(width) for cell, width in zip(line[:2], widths[:2], strict=True)]
-        figures = [cell.rjust(width) for cell, width in zip(line[2:], widths[2:], strict=True)]
-        print("  ".join([*names, *figures]))
-
-
-def _print_certainty(winners: Sequence[Winner], front: bool) -> None:
-    """How far every winner leads, and how far a measured cost is from that of the whole network."""
-    import numpy as np
-
-    from data_plugin.search.report.html import cost_label, cost_text, with_error
-    from data_plugin.space.budget import Budget
-
-    for winner in winners:
-        name = f"{winner.budget}: {winner.arch}" if front else winner.budget
-        at_that_cost = " at no more cost" if front else ""
-        if winner.runner_up is None or winner.margin is None:
-            print(f"{name}: it is the only one{at_that_cost} that was compared on all images")
-        else:
-            lead = f"leads {winner.runner_up}{at_that_cost} by {with_error(winner.margin, winner.margin_error)}"
-            print(f"{name}: {lead}{'' if winner.distinguishable else ' (not distinguishable)'}")
-        for quantity, (composed, whole) in winner.measured.items():
-            limits = (limit for limit in Budget.parse(winner.budget).limits if limit.quantity == quantity)
-            kept = all(limit.holds(np.array(whole)) for limit in limits)
-            print(
-                f"{name}: {cost_label(quantity)} {cost_text(quantity, composed)} from its blocks, "
-                f"{cost_text(quantity, whole)} whole ({composed / whole - 1:+.1%})"
-                f"{'' if kept else ', which is not within the budget'}"
-            )
-
-
-def _print_approximations(winners: Sequence[Winner], run: Mapping[str, Any]) -> None:
-    """What made the search faster or smaller, and what that cost."""
-    if run["relation_rows"]:
-        most = max(winner.sampling_error for winner in winners)
-        share = f"up to {most:.2g} of the standard errors" if most else "no map has more, so they are exact"
-        print(f"relations from {run['relation_rows']} drawn rows: {share}")
-    if run["split"]["split"]:
-        print(
-            "compared in parts to stay within the memory: {split} of {batches} batches, up to {most_parts} parts; "
-            "batch-norm statistics are {batch_norm_statistics}".format(**run["split"])
-        )
-    dropped = run["dropped"]
-    if dropped:
-        print(f"dropped before they saw all images: {dropped['count']} networks, at confidence {dropped['confidence']}")
-
-
-def _print_finetuning(winners: Sequence[Winner], arguments: argparse.Namespace, finetune: str, framework: str) -> None:
+def _print_finetuning(search: Search, finetune: str) -> None:
     """The command that fine-tunes every winner or, of a front, its closest network."""
-    from data_plugin.frameworks.framework import CONFIG_ENDING
-
-    closest = {winner.budget: winner for winner in sorted(winners, key=lambda winner: -winner.score)}
-    shown = [closest[budget] for budget in dict.fromkeys(winner.budget for winner in winners)]
-    print("fine-tune the closest network of every front with:" if arguments.pareto else "fine-tune with:")
-    for winner in shown:
-        folder = arguments.out / winner.folder
-        config = folder / f"{Path(arguments.config).stem}{CONFIG_ENDING[framework]}"
-        root = ["--data-root", str(arguments.data_root)] if arguments.data_root else []
-        command = [*_command(finetune), "--config", str(config), *root, "--out", f"{folder}/finetuned"]
+    closest = {found.winner.budget: found for found in sorted(search.winners, key=lambda found: -found.winner.score)}
+    shown = [closest[budget] for budget in dict.fromkeys(found.winner.budget for found in search.winners)]
+    print("fine-tune the closest network of every front with:" if search.report.pareto else "fine-tune with:")
+    root = ["--data-root", search.report.data_root] if search.report.data_root else []
+    for found in shown:
+        command = [*_command(finetune), "--config", str(found.config), *root, "--out", str(found.folder / "finetuned")]
         print("  " + shlex.join(command))
 
 

@@ -1,9 +1,8 @@
 """Batch-norm statistics of every network of a prefix tree, at the cost of one more walk over it.
 
-A supernet's running statistics mix those of all its networks (see
-:mod:`data_plugin.supernet.calibration`). Two networks that share a prefix have the same statistics in it, and a walk
-runs each prefix once and always in the same order, so the statistics of the n-th part of a walk are simply those that
-an earlier walk found at its n-th part.
+A supernet's running statistics mix those of all its networks. What a batch norm of one network sees depends on the
+blocks before it alone, so two networks that share a prefix share the statistics in it: they are kept by block and by
+the path that leads to it.
 """
 
 from __future__ import annotations
@@ -11,110 +10,172 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from data_plugin.backbones.bottleneck import Bottleneck
+from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.backbones.dynamic_resnet import DynamicResNet
 from data_plugin.backbones.sliced import SlicedBatchNorm2d
-from data_plugin.features.prefix_tree import Stages, walk
-from data_plugin.space.arch import Arch
+from data_plugin.features.prefix_tree import Stages, Visit, prefix, walk
+from data_plugin.space.arch import STAGES, Arch
 
-PartStatistics = list[tuple[Tensor, Tensor]]
-"""Mean and variance of every batch norm of one part of a walk."""
+Place = tuple[int, ...]
+"""Where a block stands: the choices that lead to its stage, the stage's width, and its number in it; or the stem's
+width."""
+
+Statistics = list[tuple[Tensor, Tensor]]
+"""Mean and variance of every batch norm of one block."""
+
+NormsAt = list[tuple[Place, list[tuple[SlicedBatchNorm2d, int]]]]
+"""Batch norms by the place of their block, each with the number of channels in use."""
 
 
-class Recalibrated:
-    """A supernet whose parts run with statistics of given images, in walks over given networks.
+class NormStatistics:
+    """Statistics of given images for the networks of a supernet.
 
     Args:
         supernet: the supernet; outside of the walks it is as it was.
-        archs: the networks as :func:`data_plugin.features.prefix_tree.tree_order` sorts them.
         last_stage: stages after this one, 0 to 3, are not computed.
-        batches: images (N, 3, H, W) on the supernet's device; every batch counts the same.
+
+    Attributes:
+        by_place: what has been found so far.
     """
 
-    def __init__(
-        self, supernet: DynamicResNet, archs: Sequence[Arch], last_stage: int, batches: Iterable[Tensor]
-    ) -> None:
+    def __init__(self, supernet: DynamicResNet, last_stage: int = STAGES - 1) -> None:
         self.supernet = supernet
-        self.statistics: list[PartStatistics] = []
+        self.last_stage = last_stage
+        self.by_place: dict[Place, Statistics] = {}
+
+    def add(self, archs: Sequence[Arch], batches: Iterable[Tensor], visit: Visit = lambda *_: None) -> None:
+        """Take the statistics of networks: means over batches, each normalised with statistics of its own.
+
+        Args:
+            archs: the networks as :func:`data_plugin.features.prefix_tree.tree_order` sorts them; places that are known
+                already keep their statistics.
+            batches: images (N, 3, H, W) on the supernet's device; every batch counts the same.
+            visit: sees the features of every walk, see :func:`data_plugin.features.prefix_tree.walk`.
+        """
+        new: dict[Place, Statistics] = {}
         for done, images in enumerate(batches):
-            with _kept(supernet):
-                walk(_Parts(supernet, _averaging(self.statistics, done)), images, archs, last_stage, lambda *_: None)
+            with _kept(self.supernet):
+                parts = _Parts(self.supernet, partial(self._average, new, done))
+                walk_traced(parts, images, archs, self.last_stage, visit)
+        self.by_place.update(new)
+
+    def _average(self, new: dict[Place, Statistics], done: int, norms: NormsAt, part: Callable[[], Tensor]) -> Tensor:
+        """Run a part with batch statistics, and take them into the means over ``done`` earlier batches."""
+        for _, at in norms:
+            for norm, _ in at:
+                norm.training, norm.momentum = True, 1.0
+        result = part()
+        for place, at in norms:
+            if place not in self.by_place:
+                found = [tuple(buffer[:channels] for buffer in buffers(norm)) for norm, channels in at]
+                averaged(new, place, found, done)
+        return result
 
     @contextmanager
-    def walked(self) -> Iterator[Stages[Tensor]]:
-        """What to walk over, once, with the statistics."""
+    def walked(self) -> Iterator[Stages[Traced]]:
+        """What to walk over with the statistics, in any order; see :func:`walk_traced`."""
+
+        def run(norms: NormsAt, part: Callable[[], Tensor]) -> Tensor:
+            for place, at in norms:
+                for (norm, channels), values in zip(at, self.by_place[place], strict=True):
+                    norm.training = False
+                    for buffer, value in zip(buffers(norm), values, strict=True):
+                        buffer[:channels] = value
+            return part()
+
         with _kept(self.supernet):
-            yield _Parts(self.supernet, _applying(self.statistics))
+            yield _Parts(self.supernet, run)
+
+    @torch.no_grad()
+    def write_to(self, network: DATAResNet) -> None:
+        """Give a network that was extracted from the supernet its statistics."""
+        arch = network.arch
+        norms: list[tuple[Place, list[nn.Module]]] = [((arch.stem,), [network.bn1])]
+        for stage in range(STAGES):
+            for block, module in enumerate(network.get_submodule(f"layer{stage + 1}").children()):
+                assert isinstance(module, Bottleneck)
+                shortcut = [] if module.downsample is None else [module.downsample[1]]
+                norms.append((_place(prefix(arch, stage), block), [module.bn1, module.bn2, module.bn3, *shortcut]))
+        for place, modules in norms:
+            for norm, values in zip(modules, self.by_place[place], strict=True):
+                for buffer, value in zip(buffers(norm), values, strict=True):
+                    buffer.copy_(value)
+
+
+class Traced(NamedTuple):
+    """Features, and the choices that lead to them as :func:`data_plugin.features.prefix_tree.prefix` has them."""
+
+    x: Tensor
+    path: tuple[int, ...]
+
+
+def walk_traced(stages: Stages[Traced], images: Tensor, archs: Sequence[Arch], last_stage: int, visit: Visit) -> None:
+    """:func:`data_plugin.features.prefix_tree.walk` over stages that need to know the path to their input."""
+
+    def visit_features(stage: int, traced: Traced, first: int, end: int) -> None:
+        visit(stage, traced.x, first, end)
+
+    walk(stages, Traced(images, ()), archs, last_stage, visit_features)
 
 
 def statistics_bytes(supernet: DynamicResNet, archs: Sequence[Arch], last_stage: int) -> int:
-    """Bytes of the statistics that :class:`Recalibrated` with these arguments keeps."""
-    total = 0
+    """Bytes of the statistics that :class:`NormStatistics` keeps for networks."""
+    sizes: dict[Place, int] = {}
 
-    def count(norms: Sequence[tuple[SlicedBatchNorm2d, int]], part: Callable[[], Tensor]) -> Tensor:
-        nonlocal total
-        total += sum(buffer[:channels].nbytes for norm, channels in norms for buffer in _buffers(norm))
+    def count(norms: NormsAt, part: Callable[[], Tensor]) -> Tensor:
+        for place, at in norms:
+            sizes[place] = sum(buffer[:channels].nbytes for norm, channels in at for buffer in buffers(norm))
         return nothing
 
     nothing = torch.empty(0)
-    walk(_Parts(supernet, count), nothing, archs, last_stage, lambda *_: None)
-    return total
+    walk_traced(_Parts(supernet, count), nothing, archs, last_stage, lambda *_: None)
+    return sum(sizes.values())
 
 
-Run = Callable[[Sequence[tuple[SlicedBatchNorm2d, int]], Callable[[], Tensor]], Tensor]
-"""Runs a part of a walk, given the batch norms in it, each with the number of channels in use."""
+def averaged(means: dict[Place, Statistics], place: Place, found: Sequence[Sequence[Tensor]], done: int) -> None:
+    """Take a batch's statistics into the means over ``done`` earlier batches."""
+    if done == 0:
+        means[place] = [(mean.clone(), var.clone()) for mean, var in found]
+        return
+    for old, new in zip(means[place], found, strict=True):
+        for average, value in zip(old, new, strict=True):
+            average += (value - average) / (done + 1)
+
+
+def buffers(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Running mean and variance of a batch norm."""
+    return norm.get_buffer("running_mean"), norm.get_buffer("running_var")
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """A supernet whose stem and stages are run by something else."""
+    """A supernet whose stem and stages are run by something else, which is told the places of their batch norms."""
 
     supernet: DynamicResNet
-    run: Run
+    run: Callable[[NormsAt, Callable[[], Tensor]], Tensor]
 
-    def stem(self, x: Tensor, width: int) -> Tensor:
-        return self.run(self.supernet.stem_norms(width), lambda: self.supernet.stem(x, width))
+    def stem(self, x: Traced, width: int) -> Traced:
+        norms: NormsAt = [((width,), self.supernet.stem_norms(width))]
+        return Traced(self.run(norms, lambda: self.supernet.stem(x.x, width)), (width,))
 
-    def stage(self, index: int, x: Tensor, width: int, depth: int, start: int = 0) -> Tensor:
-        norms = [norm for block in self.supernet.blocks(index)[start:depth] for norm in block.norms(width)]
-        return self.run(norms, lambda: self.supernet.stage(index, x, width, depth, start))
-
-
-def _averaging(statistics: list[PartStatistics], done: int) -> Run:
-    """Normalise with batch statistics and take them into ``statistics``, the means over ``done`` earlier batches."""
-    before = iter(statistics)
-
-    def run(norms: Sequence[tuple[SlicedBatchNorm2d, int]], part: Callable[[], Tensor]) -> Tensor:
-        for norm, _ in norms:
-            norm.training, norm.momentum = True, 1.0
-        result = part()
-        found = [(mean[:c], var[:c]) for norm, c in norms for mean, var in [_buffers(norm)]]
-        if done == 0:
-            statistics.append([(mean.clone(), var.clone()) for mean, var in found])
-        else:
-            for old, new in zip(next(before), found, strict=True):
-                for mean, value in zip(old, new, strict=True):
-                    mean += (value - mean) / (done + 1)
-        return result
-
-    return run
+    def stage(self, index: int, x: Traced, width: int, depth: int, start: int = 0) -> Traced:
+        # Where the stage goes on at an earlier depth, that depth is in the path already.
+        path = (*x.path[: 2 * index + 1], width, depth)
+        blocks = self.supernet.blocks(index)
+        norms = [(_place(path, block), blocks[block].norms(width)) for block in range(start, depth)]
+        return Traced(self.run(norms, lambda: self.supernet.stage(index, x.x, width, depth, start)), path)
 
 
-def _applying(statistics: Sequence[PartStatistics]) -> Run:
-    """Normalise with the given statistics, part by part."""
-    following = iter(statistics)
-
-    def run(norms: Sequence[tuple[SlicedBatchNorm2d, int]], part: Callable[[], Tensor]) -> Tensor:
-        for (norm, channels), values in zip(norms, next(following), strict=True):
-            norm.training = False
-            for buffer, value in zip(_buffers(norm), values, strict=True):
-                buffer[:channels] = value
-        return part()
-
-    return run
+def _place(path: tuple[int, ...], block: int) -> Place:
+    """Where a block stands in the last stage of a path: there the depth decides nothing, the block's number all."""
+    return (*path[:-1], block)
 
 
 @contextmanager
@@ -125,11 +186,7 @@ def _kept(supernet: DynamicResNet) -> Iterator[None]:
     try:
         yield
     finally:
-        for norm, (training, momentum, buffers) in zip(norms, before, strict=True):
+        for norm, (training, momentum, values) in zip(norms, before, strict=True):
             norm.training, norm.momentum = training, momentum
-            for buffer, value in zip(norm.buffers(), buffers, strict=True):
+            for buffer, value in zip(norm.buffers(), values, strict=True):
                 buffer.copy_(value)
-
-
-def _buffers(norm: SlicedBatchNorm2d) -> tuple[Tensor, Tensor]:
-    return norm.get_buffer("running_mean"), norm.get_buffer("running_var")

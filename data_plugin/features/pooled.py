@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from data_plugin.backbones.dynamic_resnet import DynamicResNet
-from data_plugin.features.norm_statistics import Recalibrated
-from data_plugin.features.prefix_tree import tree_order, walk
+from data_plugin.features.norm_statistics import NormStatistics, walk_traced
+from data_plugin.features.prefix_tree import tree_order
 from data_plugin.space.arch import STAGES, Arch
 from data_plugin.utils.errors import UserError
 
@@ -37,10 +37,10 @@ class CalibratedNetworks:
                 raise UserError(f"{arch} does not fit inside this supernet, whose largest network is {largest}")
         self.archs = tree_order(archs)
         self.device = next(supernet.parameters()).device
+        self._statistics = NormStatistics(supernet)
         with torch.no_grad():
-            batches = (images.to(self.device) for images in calibration)
-            self._networks = Recalibrated(supernet, self.archs, STAGES - 1, batches)
-        if not self._networks.statistics:
+            self._statistics.add(self.archs, (images.to(self.device) for images in calibration))
+        if not self._statistics.by_place:
             raise UserError("batch-norm statistics need images; expected at least one batch to calibrate on")
 
     @torch.no_grad()
@@ -59,8 +59,8 @@ class CalibratedNetworks:
             if stage == STAGES - 1:
                 found.update(dict.fromkeys(self.archs[first:end], maps.mean(dim=(2, 3))))
 
-        with self._networks.walked() as stages:
-            walk(stages, images.to(self.device), self.archs, STAGES - 1, visit)
+        with self._statistics.walked() as stages:
+            walk_traced(stages, images.to(self.device), self.archs, STAGES - 1, visit)
         return found
 
 

@@ -38,6 +38,10 @@ class ConfigNames:
             raise UserError(f"{name!r} is neither a file nor a {self.framework} config; known names: {known}")
         return path
 
+    def file_name(self, config: str) -> str:
+        """What a config that is written for a searched network is called, given the name or path that it came from."""
+        return f"{Path(config).stem}{self.ending}"
+
     def ours(self, name: str) -> Path | None:
         """The file of one of our own configs by its name without its ending, None if there is none of that name."""
         return next((path for path in self._our_configs() if path.stem == name), None)

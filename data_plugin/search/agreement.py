@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from scipy.stats import spearmanr
 
+from data_plugin.search.report.search_report import SearchReport
+from data_plugin.space.arch import Arch
 from data_plugin.utils.errors import UserError
 
 
@@ -32,32 +31,16 @@ class Agreement:
     spearman: float
     top: int
     overlap: int
-    winners: tuple[str, str]
+    winners: tuple[Arch, Arch]
     ranks: tuple[int, int]
 
 
-def read_search(folder: Path) -> dict[str, Any]:
-    """The ``search.json`` of an output folder.
-
-    Raises:
-        UserError: if there is none or it cannot be read.
-    """
-    path = folder / "search.json"
-    try:
-        contents = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); expected the output folder of a finished search") from error
-    if not isinstance(contents, dict) or "candidates" not in contents:
-        raise UserError(f"{path} is no search of this project; expected the output folder of a finished search")
-    return contents
-
-
-def compare_searches(first: Mapping[str, Any], second: Mapping[str, Any], top: int = 10) -> list[Agreement]:
+def compare_searches(first: SearchReport, second: SearchReport, top: int = 10) -> list[Agreement]:
     """Agreement over all networks that both searches compared, then within every budget that both have.
 
     Args:
-        first: the contents of a ``search.json``.
-        second: those of another, best of the same supernet and seed, so that the candidates are the same.
+        first: a search.
+        second: another, best of the same supernet and seed, so that the candidates are the same.
         top: how many of the closest networks to look at, at least 1.
 
     Raises:
@@ -65,25 +48,38 @@ def compare_searches(first: Mapping[str, Any], second: Mapping[str, Any], top: i
     """
     if top < 1:
         raise UserError(f"the top {top} networks were asked for; expected at least 1")
-    if first["supernet"]["sha256"] != second["supernet"]["sha256"]:
+    if first.run["supernet"]["sha256"] != second.run["supernet"]["sha256"]:
         raise UserError(
             "the searches are of two supernets, whose scores mean different things; compare searches of one supernet"
         )
-    scores = [{row["arch"]: row for row in search["candidates"]} for search in (first, second)]
-    common = [arch for arch in scores[0] if arch in scores[1]]
+    sides = [_Side(search) for search in (first, second)]
+    common = [arch for arch in sides[0].scores if arch in sides[1].scores]
     if len(common) < 3:
         raise UserError(
             f"the searches have {len(common)} networks in common; expected 3 at least (use the same --seed)"
         )
-    budgets = [budget for budget in first["budgets"] if budget in second["budgets"]]
-    within = {budget: [a for a in common if all(budget in s[a]["budgets"] for s in scores)] for budget in budgets}
-    parts: list[tuple[str | None, list[str]]] = [(None, common), *within.items()]
-    return [_agreement(budget, archs, scores, top) for budget, archs in parts if len(archs) >= 3]
+    budgets = [budget for budget in first.budgets if budget in second.budgets]
+    within = {budget: [a for a in common if all(budget in side.budgets[a] for side in sides)] for budget in budgets}
+    parts: list[tuple[str | None, list[Arch]]] = [(None, common), *within.items()]
+    return [_agreement(budget, archs, sides, top) for budget, archs in parts if len(archs) >= 3]
 
 
-def _agreement(budget: str | None, archs: list[str], scores: list[dict[str, dict[str, Any]]], top: int) -> Agreement:
-    values = [[side[arch]["score"] for arch in archs] for side in scores]
-    orders = [sorted(archs, key=lambda arch, side=side: side[arch]["score"]) for side in scores]  # type: ignore[misc]
+class _Side:
+    """Scores and budgets of one search's candidates."""
+
+    def __init__(self, search: SearchReport) -> None:
+        candidates = search.candidates
+        self.scores = dict(zip(candidates.archs, candidates.scores.tolist(), strict=True))
+        self.budgets = dict(zip(candidates.archs, candidates.budgets, strict=True))
+
+    def order(self, archs: Sequence[Arch]) -> list[Arch]:
+        """The networks, closest first."""
+        return sorted(archs, key=lambda arch: self.scores[arch])
+
+
+def _agreement(budget: str | None, archs: list[Arch], sides: Sequence[_Side], top: int) -> Agreement:
+    values = [[side.scores[arch] for arch in archs] for side in sides]
+    orders = [side.order(archs) for side in sides]
     return Agreement(
         budget=budget,
         common=len(archs),

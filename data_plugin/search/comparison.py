@@ -2,81 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from functools import partial
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from math import ceil
-from typing import TYPE_CHECKING, Protocol
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data_plugin.backbones.dynamic_resnet import DynamicResNet
-from data_plugin.backbones.sliced import batch_statistics
-from data_plugin.features.norm_statistics import Recalibrated
-from data_plugin.features.prefix_tree import Stages, Visit, walk
+from data_plugin.features.networks import Networks
+from data_plugin.features.prefix_tree import prefix
 from data_plugin.images.batch import ImageBatch
-from data_plugin.search.distances.embedding import TeacherEmbedding
+from data_plugin.search.distances.embedding import Embedder, TeacherEmbedding
 from data_plugin.search.distances.relation import TEMPERATURE, TeacherRelation, draw_rows, kept
 from data_plugin.search.taps import EMBEDDING, stage_of
 from data_plugin.space.arch import Arch
 
-if TYPE_CHECKING:
-    from data_plugin.pretrain.methods.method import Method
+Reduction = Literal["mean", "sum"]
+"""What becomes of a map's positions: their mean, as the authors' release takes it, or their sum, as Eq. 5 has it."""
 
-NORM_POLICIES = ("batch", "recalibrated", "running")
-"""What batch norms normalise with.
+REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
 
-The statistics of the batch at hand; every network's own over some of the images, which costs one more walk; or the
-supernet's running ones, which mix those of all its networks.
-"""
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""In what features may be computed; relations and distances are always in float32 or wider."""
-
-
-class Networks:
-    """Networks of one branch, to be walked over with a norm policy and in a precision.
-
-    Args:
-        network: the branch, in evaluation mode, on the device to compute on.
-        archs: the networks as :func:`data_plugin.features.prefix_tree.tree_order` sorts them.
-        last_stage: stages after this one, 0 to 3, are not computed.
-        norm: one of :data:`NORM_POLICIES`.
-        precision: of the features.
-        calibration: images (N, 3, H, W) that ``recalibrated`` takes statistics from, batch by batch.
-    """
-
-    def __init__(
-        self,
-        network: DynamicResNet,
-        archs: Sequence[Arch],
-        last_stage: int,
-        norm: str = "batch",
-        precision: torch.dtype = torch.float32,
-        calibration: Iterable[Tensor] = (),
-    ) -> None:
-        self.archs = archs
-        self.device = next(network.parameters()).device
-        self.last_stage = last_stage
-        self.precision = precision
-        self.stages: Callable[[], AbstractContextManager[Stages[Tensor]]] = lambda: nullcontext(network)
-        if norm == "recalibrated":
-            images = (batch.to(self.device) for batch in calibration)
-            self.stages = Recalibrated(network, archs, last_stage, images).walked
-        elif norm == "batch":
-            self.stages = partial(batch_statistics, network)
-
-    def walk(self, images: Tensor, visit: Visit) -> None:
-        """Compute every distinct stage output on images (N, 3, H, W); see :func:`.prefix_tree.walk`."""
-        with self.stages() as stages:
-            if self.precision != torch.float32:
-                stages = _Autocast(stages, self.device.type, self.precision)
-            # Faster on CPUs and in half precision on GPUs, and a map's columns then lie as the relation needs them.
-            images = images.to(self.device, memory_format=torch.channels_last)
-            walk(stages, images, self.archs, self.last_stage, visit)
+Found = Callable[[int, int, int, Tensor, Tensor], None]
+"""What a comparison calls with the index of a tap, first, end, divergences (N,) and their variances (N,), which are
+those of all networks from first to end."""
 
 
 @dataclass(frozen=True)
@@ -84,142 +35,179 @@ class Comparison:
     """Students compared with their teacher.
 
     Args:
-        teacher: the one network that is the teacher.
-        students: the networks to compare.
+        teacher: the branch of the teacher, which is its largest network.
+        students: the branch of the students.
         taps: what to compare, see :mod:`data_plugin.search.taps`.
         temperature: of the relation softmax.
+        reduction: what becomes of a map's positions.
         rows: rows of the relation that are drawn per image and tap; None takes all.
         seed: seed of that draw.
         tile: see :class:`~data_plugin.search.distances.relation.TeacherRelation`.
-        heads: what makes embeddings of C5, for the tap ``z``.
-        known: which distances are known already and not measured, (taps, networks); None for none.
+        embedder: what makes embeddings of C5, for the tap ``z``.
+        faster: remembers for which shapes of relations a kernel is faster.
     """
 
     teacher: Networks
     students: Networks
     taps: Sequence[str]
     temperature: float = TEMPERATURE
+    reduction: Reduction = "mean"
     rows: int | None = None
     seed: int = 0
     tile: int | None = None
-    heads: Method | None = None
-    known: np.ndarray | None = None
+    embedder: Embedder | None = None
+    faster: dict[tuple[int, ...], bool] = field(default_factory=dict)
 
-    def run(
+    def targets(self, batch: ImageBatch) -> dict[int, Target]:
+        """The teacher's side on one batch, by the stage that a tap stands behind."""
+        taps = {stage_of(tap): tap for tap in self.taps}
+        found: dict[int, Target] = {}
+
+        def keep(stage: int, features: Tensor, first: int, end: int) -> None:
+            if taps.get(stage) == EMBEDDING:
+                assert self.embedder is not None
+                found[stage] = _EmbeddingTarget(features, batch, self.embedder)
+            elif stage in taps:
+                found[stage] = _RelationTarget(features, batch, self, taps[stage])
+
+        self.teacher.walk([self.teacher.network.space.largest], batch.images, keep)
+        return found
+
+    def compare(
         self,
         batch: ImageBatch,
-        found: Callable[[int, int, int, Tensor, Tensor], None],
+        targets: dict[int, Target],
+        archs: Sequence[Arch],
+        found: Found,
+        known: np.ndarray | None = None,
         settled: Callable[[int], None] = lambda networks: None,
     ) -> None:
-        """Compare on one batch, each distinct feature map once.
+        """Compare networks on one batch, each distinct feature map once.
 
         Args:
             batch: the images.
-            found: called with the index of a tap, first, end, distances (N,) and their variances (N,), which are those
-                of all ``students.archs[first:end]``.
+            targets: what :meth:`targets` gave for them.
+            archs: the networks as :func:`data_plugin.features.prefix_tree.tree_order` sorts them.
+            found: is told what is found.
+            known: what is known already and not compared, (taps, networks); None for nothing.
             settled: called with the number of networks whose last tap has been compared.
         """
         taps = {stage_of(name): tap for tap, name in enumerate(self.taps)}
-        teachers: dict[int, _Teacher] = {}
-
-        def keep(stage: int, features: Tensor, first: int, end: int) -> None:
-            if stage in taps:
-                teachers[stage] = _Teacher(features, batch, partial(self._target, self.taps[taps[stage]]))
 
         def visit(stage: int, features: Tensor, first: int, end: int) -> None:
-            if stage in taps and not (self.known is not None and self.known[taps[stage], first]):
-                found(taps[stage], first, end, *teachers[stage].estimate(features))
+            if stage in taps and not (known is not None and known[taps[stage], first]):
+                network = prefix(archs[first], stage)
+                found(taps[stage], first, end, *targets[stage].estimate(features, network))
             if stage == self.students.last_stage:
                 settled(end - first)
 
-        self.teacher.walk(batch.images, keep)
-        self.students.walk(batch.images, visit)
-
-    def distances(
-        self, batch: ImageBatch, settled: Callable[[int], None] = lambda networks: None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Distances and their variances on one batch, both (taps, networks, images), float64; zero where known."""
-        shape = (2, len(self.taps), len(self.students.archs), len(batch.names))
-        # On the device to the end: fetching every value when it is found would make a GPU wait each time.
-        values = torch.zeros(shape, dtype=torch.float64, device=self.students.device)
-
-        def found(tap: int, first: int, end: int, distances: Tensor, variances: Tensor) -> None:
-            values[0, tap, first:end] = distances
-            values[1, tap, first:end] = variances
-
-        self.run(batch, found, settled)
-        distances, variances = values.cpu().numpy()
-        return distances, variances
-
-    def _target(self, tap: str, own: Tensor, names: Sequence[str], padded: int) -> Target:
-        """The teacher's side for some images, given its maps of them without the padding and the padded positions."""
-        if tap == EMBEDDING:
-            assert self.heads is not None
-            return TeacherEmbedding(own, self.heads)
-        positions = own.shape[-2] * own.shape[-1]
-        drawn = None if self.rows is None else draw_rows(names, positions, self.rows, self.seed, tap)
-        return TeacherRelation(
-            own,
-            self.temperature,
-            None if drawn is None else drawn.to(own.device),
-            self.tile,
-            keep=kept(padded, self.rows),  # by the padded size, for which memory was foreseen
-        )
+        self.students.walk(archs, batch.images, visit)
 
 
-class Target(Protocol):
-    """The teacher's side of a distance, prepared once for all students."""
+class Target(ABC):
+    """The teacher's side of a distance for one batch and tap, prepared once for all students."""
 
-    def estimate(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Distances (N,) of a student's maps (N, C, H, W), and their variances from sampling."""
-        ...
+    entropies: Tensor
+    """What the distance of Eq. 5 has beyond the divergence, the same for every student, (N,), float64."""
+
+    @property
+    @abstractmethod
+    def bytes(self) -> int:
+        """Bytes of what is kept."""
+
+    @abstractmethod
+    def estimate(self, features: Tensor, network: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Divergences (N,) of a student's maps (N, C, H, W), and their variances from sampling, float64.
+
+        Args:
+            features: the maps, of padded images.
+            network: what decides them, as :func:`data_plugin.features.prefix_tree.prefix` has it.
+        """
 
 
-class _Teacher:
-    """The teacher's side for one batch and tap, image by image without the padding."""
+class _RelationTarget(Target):
+    """Relations of maps, image by image without the padding."""
 
-    def __init__(
-        self, features: Tensor, batch: ImageBatch, target: Callable[[Tensor, Sequence[str], int], Target]
-    ) -> None:
-        height, width = batch.images.shape[-2:]
-        # A position is an image's own if the image reaches into the patch of pixels that it stands for.
-        down, across = height / features.shape[-2], width / features.shape[-1]
-        sizes = [(ceil(h / down), ceil(w / across)) for h, w in batch.sizes]
-        padded = features.shape[-2] * features.shape[-1]
-        self.count = len(sizes)
+    def __init__(self, features: Tensor, batch: ImageBatch, comparison: Comparison, tap: str) -> None:
+        sizes = own_sizes(features, batch)
         self.groups = [(size, [i for i, other in enumerate(sizes) if other == size]) for size in sorted(set(sizes))]
-        self.targets = [
-            target(self._own(features, index, *size), [batch.names[i] for i in index], padded)
-            for size, index in self.groups
-        ]
+        padded = features.shape[-2] * features.shape[-1]
+        self.relations = []
+        for size, index in self.groups:
+            own = _own(features, index, *size)
+            names, positions = [batch.names[i] for i in index], own.shape[-2] * own.shape[-1]
+            rows = comparison.rows and draw_rows(names, positions, comparison.rows, comparison.seed, tap)
+            self.relations.append(
+                TeacherRelation(
+                    own,
+                    comparison.temperature,
+                    None if rows is None else rows.to(own.device),
+                    comparison.tile,
+                    keep=kept(padded, comparison.rows),  # by the padded size, for which memory was foreseen
+                    faster=comparison.faster,
+                )
+            )
+        self.reduction = comparison.reduction
+        self.entropies = self._gathered([self._reduced(relation, relation.own) for relation in self.relations])
 
-    def estimate(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        if len(self.targets) == 1:
-            ((size, index),) = self.groups
-            return self.targets[0].estimate(self._own(features, index, *size))
-        found = torch.empty(2, self.count, dtype=torch.float64, device=features.device)
-        for ((height, width), index), target in zip(self.groups, self.targets, strict=True):
-            found[:, index] = torch.stack(target.estimate(self._own(features, index, height, width)))
-        return found[0], found[1]
+    @property
+    def bytes(self) -> int:
+        return sum(relation.bytes for relation in self.relations)
 
-    def _own(self, features: Tensor, index: Sequence[int], height: int, width: int) -> Tensor:
-        # An index that takes all images would copy them.
-        chosen = features if len(index) == self.count else features[index]
-        return chosen[..., :height, :width]
+    def estimate(self, features: Tensor, network: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        found = []
+        for (size, index), relation in zip(self.groups, self.relations, strict=True):
+            divergence, variance = relation.estimate(_own(features, index, *size))
+            found.append((self._reduced(relation, divergence), self._reduced(relation, variance, power=2)))
+        divergences, variances = zip(*found, strict=True)
+        return self._gathered(divergences), self._gathered(variances)
+
+    def _reduced(self, relation: TeacherRelation, total: Tensor, power: int = 1) -> Tensor:
+        return total / relation.positions**power if self.reduction == "mean" else total
+
+    def _gathered(self, of_groups: Sequence[Tensor]) -> Tensor:
+        """Values of all images (N,), in their order, from those of each group."""
+        if len(of_groups) == 1:
+            return of_groups[0]
+        gathered = of_groups[0].new_empty(sum(map(len, of_groups)))
+        for (_, index), values in zip(self.groups, of_groups, strict=True):
+            gathered[index] = values
+        return gathered
 
 
-@dataclass(frozen=True)
-class _Autocast:
-    """A supernet whose parts compute in a lower precision where that is safe."""
+class _EmbeddingTarget(Target):
+    """Embeddings of whole images without the padding."""
 
-    stages: Stages[Tensor]
-    device_type: str
-    precision: torch.dtype
+    def __init__(self, features: Tensor, batch: ImageBatch, embedder: Embedder) -> None:
+        self.sizes = own_sizes(features, batch)
+        self.embedding = TeacherEmbedding(own_means(features, self.sizes), embedder)
+        self.entropies = torch.zeros(len(self.sizes), dtype=torch.float64, device=features.device)
 
-    def stem(self, x: Tensor, width: int) -> Tensor:
-        with torch.autocast(self.device_type, self.precision):
-            return self.stages.stem(x, width)
+    @property
+    def bytes(self) -> int:
+        return self.embedding.embeddings.nbytes
 
-    def stage(self, index: int, x: Tensor, width: int, depth: int, start: int = 0) -> Tensor:
-        with torch.autocast(self.device_type, self.precision):
-            return self.stages.stage(index, x, width, depth, start)
+    def estimate(self, features: Tensor, network: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        distances = self.embedding.distance(own_means(features, self.sizes), network)
+        return distances, torch.zeros_like(distances)
+
+
+def own_sizes(features: Tensor, batch: ImageBatch) -> list[tuple[int, int]]:
+    """Height and width of every image's own part of a map, without what stands for the padding.
+
+    A position is an image's own if the image reaches into the patch of pixels that it stands for.
+    """
+    height, width = batch.images.shape[-2:]
+    down, across = height / features.shape[-2], width / features.shape[-1]
+    return [(ceil(h / down), ceil(w / across)) for h, w in batch.sizes]
+
+
+def own_means(features: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """Means (N, C) over the images' own parts of a map (N, C, H, W)."""
+    return torch.stack([image[:, :h, :w].mean(dim=(1, 2)) for image, (h, w) in zip(features, sizes, strict=True)])
+
+
+def _own(features: Tensor, index: Sequence[int], height: int, width: int) -> Tensor:
+    # An index that takes all images would copy them.
+    chosen = features if len(index) == len(features) else features[index]
+    return chosen[..., :height, :width]

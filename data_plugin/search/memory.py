@@ -18,9 +18,10 @@ from torch.utils._pytree import tree_leaves
 
 from data_plugin.backbones.dynamic_resnet import DynamicResNet
 from data_plugin.backbones.sliced import SlicedBatchNorm2d
+from data_plugin.features.networks import Networks
 from data_plugin.features.prefix_tree import tree_order
 from data_plugin.images.batch import ImageBatch
-from data_plugin.search.comparison import Comparison, Networks
+from data_plugin.search.comparison import Comparison
 from data_plugin.search.distances.relation import tile_on
 from data_plugin.search.taps import EMBEDDING, stage_of
 from data_plugin.space.arch import STAGES, Arch
@@ -66,6 +67,7 @@ class Bound:
 
     Args:
         bytes: the bound.
+        given: whether the user gave it; else it is what is free on this machine, and no result may depend on it.
         query: branch of the students.
         key: branch of the teacher.
         taps: the feature maps that are compared.
@@ -74,21 +76,24 @@ class Bound:
     """
 
     bytes: int
+    given: bool
     query: DynamicResNet
     key: DynamicResNet
     taps: Sequence[str]
     rows: int | None = None
     held: int = 0
 
-    def parts(self, batch: ImageBatch, compared: bool = True) -> list[ImageBatch]:
+    def parts(self, batch: ImageBatch, compared: bool = True, changes_statistics: bool = False) -> list[ImageBatch]:
         """The batch in the fewest parts of about equal size that stay within the bound.
 
         Args:
             batch: the images.
             compared: whether they are compared, or only walked over.
+            changes_statistics: whether the parts have other batch-norm statistics than the batch.
 
         Raises:
-            UserError: if a single image exceeds the bound.
+            UserError: if a single image exceeds the bound, or a batch what is free here and parts would change the
+                result.
         """
         height, width = batch.images.shape[-2:]
         count = len(batch.names)
@@ -98,6 +103,13 @@ class Bound:
             roughly = (1 << (height - 1).bit_length(), 1 << (width - 1).bit_length())
             if any(self.foreseen(most, size, compared) <= self.bytes for size in (roughly, (height, width))):
                 return [part_of(batch, start, start + most) for start in range(0, count, most)]
+            if changes_statistics and not self.given:
+                needed = self.foreseen(count, (height, width), compared)
+                raise UserError(
+                    f"a batch of {count} images of {height}x{width} needs {_amount(needed)}, and "
+                    f"{_amount(self.bytes)} are free; lower --batch-size, or give --max-memory to compare batches in "
+                    "parts, each with batch-norm statistics of its own"
+                )
         needed = self.foreseen(1, (height, width), compared)
         raise UserError(
             f"one image of {height}x{width} needs {_amount(needed)}, more than the bound of "
@@ -116,7 +128,7 @@ class Bound:
             batch = ImageBatch(pixels, [size] * images, [str(i) for i in range(images)])
             weights = [tensor for branch in self._branches for tensor in _tensors(branch)]
             with torch.inference_mode(), _Allocated([*weights, pixels]) as allocated:
-                comparison.run(batch, lambda *_: None)
+                comparison.compare(batch, comparison.targets(batch), self._widest, lambda *_: None)
             self._cache[key] = self.held + allocated.peak
         return self._cache[key]
 
@@ -129,13 +141,16 @@ class Bound:
         return _without_data(self.query), _without_data(self.key)
 
     @cached_property
+    def _widest(self) -> list[Arch]:
+        """Networks whose walk holds as much as that of any networks."""
+        return tree_order(list(_widest(self.query.space)))
+
+    @cached_property
     def _comparison(self) -> Comparison:
-        """A comparison that computes nothing, on networks whose walk holds as much as that of any networks."""
+        """A comparison that computes nothing."""
         last_stage = max(stage_of(tap) for tap in self.taps)
-        widest = tree_order(list(_widest(self.query.space)))
         query, key = self._branches
-        teacher = Networks(key, widest[-1:], last_stage, norm="running")
-        students = Networks(query, widest, last_stage, norm="running")
+        students, teacher = (Networks(branch, last_stage, norm="running") for branch in (query, key))
         tile = tile_on(next(self.query.parameters()).device)
         maps = [tap for tap in self.taps if tap != EMBEDDING]  # an embedding takes next to nothing
         return Comparison(teacher, students, maps, rows=self.rows, tile=tile)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +20,23 @@ RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True)
-class BatchDistances:
-    """Distances that one batch of images gave.
+class BatchResult:
+    """What one batch of images gave.
 
     Args:
-        distances: per tap, network and image, shape (taps, archs, images), float64.
+        values: per tap, divergences of the maps that were compared, (maps, images), float64.
+        variance: per tap, their variances from drawing rows of the relation, summed up over the images, (maps,).
+        entropies: per tap and image, what the distance has beyond the divergence, (taps, images).
         images: what identifies each image.
         sha256: hash of the pixels that the networks saw.
-        sampling_variance: per tap and network, the variance from drawing rows of the relation, summed up over the
-            images, shape (taps, archs).
         parts: in how many parts the batch was compared.
     """
 
-    distances: np.ndarray
+    values: Sequence[np.ndarray]
+    variance: Sequence[np.ndarray]
+    entropies: np.ndarray
     images: tuple[str, ...]
     sha256: str
-    sampling_variance: np.ndarray
     parts: int
 
 
@@ -47,49 +48,52 @@ class PartialSearch:
         folder: is made with the first finished batch.
         run: everything that decides the distances, JSON values only.
         candidates: by budget, the networks that are compared, where they are known beforehand.
-        max_memory: bytes of tensors that may be held at once; what decides in how many parts batches are compared.
-        part_name: which part of the search this is, empty for a search in one part.
     """
 
     folder: Path
     run: Mapping[str, Any]
     candidates: Mapping[str, Sequence[Arch]]
-    max_memory: int
-    part_name: str = ""
 
-    def part(self, name: str) -> PartialSearch:
-        """A part of the search, with networks or images of its own, that keeps its batches apart."""
-        return replace(self, part_name=name)
+    def write(self, measurement: int, index: int, batch: BatchResult) -> None:
+        """Keep what a batch gave.
 
-    def write(self, index: int, batch: BatchDistances) -> None:
-        """Keep the distances of batch ``index``."""
+        Args:
+            measurement: number of the measurement, of which some searches make several.
+            index: number of the batch.
+            batch: what it gave.
+        """
         description = self.folder / RUN_FILE
         if not description.is_file():
             names = {budget: [str(arch) for arch in archs] for budget, archs in self.candidates.items()}
-            text = json.dumps({"run": self.run, "candidates": names, "max_memory": self.max_memory}, indent=1)
+            text = json.dumps({"run": self.run, "candidates": names}, indent=1)
             write_whole(description, lambda path: path.write_text(text))
+        taps = range(len(batch.values))
 
         def save(path: Path) -> None:
             with path.open("wb") as file:
                 np.savez(
                     file,
-                    distances=batch.distances,
+                    **{f"values_{tap}": batch.values[tap] for tap in taps},
+                    **{f"variance_{tap}": batch.variance[tap] for tap in taps},
+                    entropies=batch.entropies,
                     images=np.array(batch.images),
                     sha256=np.array(batch.sha256),
-                    sampling_variance=batch.sampling_variance,
                     parts=np.array(batch.parts),
                 )
 
-        write_whole(self.folder / self.part_name / f"batch-{index:06d}.npz", save)
+        write_whole(self._part(measurement) / f"batch-{index:06d}.npz", save)
 
-    def read(self) -> dict[int, BatchDistances]:
-        """The batches that are finished, by their index."""
-        found = (self.folder / self.part_name).glob("batch-*.npz")
+    def read(self, measurement: int) -> dict[int, BatchResult]:
+        """What a measurement's finished batches gave, by their number."""
+        found = self._part(measurement).glob("batch-*.npz")
         return {int(path.stem.removeprefix("batch-")): _load(path) for path in found}
+
+    def _part(self, measurement: int) -> Path:
+        return self.folder / f"{measurement:03d}"
 
 
 def open_partial(
-    folder: Path, run: Mapping[str, Any], draw: Callable[[], Mapping[str, Sequence[Arch]]], max_memory: int
+    folder: Path, run: Mapping[str, Any], draw: Callable[[], Mapping[str, Sequence[Arch]]]
 ) -> PartialSearch:
     """Go on with the unfinished search of a folder, or start one.
 
@@ -98,15 +102,13 @@ def open_partial(
         run: everything that decides the distances, JSON values only.
         draw: gives the candidates of a new search; an unfinished one keeps its own, which a budget in measured
             latency would not give a second time.
-        max_memory: the memory bound of a new search; an unfinished one keeps its own, for less may be free now, and
-            batches that are split in another way have other statistics.
 
     Raises:
         UserError: if the folder holds another search; the message names an entry that differs.
     """
     if not (folder / RUN_FILE).is_file():
         shutil.rmtree(folder, ignore_errors=True)  # batches that nothing tells the search of
-        return PartialSearch(folder, run, draw(), max_memory)
+        return PartialSearch(folder, run, draw())
     held = json.loads((folder / RUN_FILE).read_text())
     before, now = held["run"], json.loads(json.dumps(run))
     differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
@@ -117,16 +119,18 @@ def open_partial(
             f"{_short(now.get(key))}); resume with the same arguments, or start anew with --overwrite"
         )
     candidates = {budget: [Arch.parse(name) for name in names] for budget, names in held["candidates"].items()}
-    return PartialSearch(folder, run, candidates, held["max_memory"])
+    return PartialSearch(folder, run, candidates)
 
 
-def _load(path: Path) -> BatchDistances:
+def _load(path: Path) -> BatchResult:
     with np.load(path, allow_pickle=False) as file:
-        return BatchDistances(
-            file["distances"],
+        taps = range(sum(name.startswith("values_") for name in file.files))
+        return BatchResult(
+            [file[f"values_{tap}"] for tap in taps],
+            [file[f"variance_{tap}"] for tap in taps],
+            file["entropies"],
             tuple(file["images"].tolist()),
             str(file["sha256"]),
-            file["sampling_variance"],
             int(file["parts"]),
         )
 

@@ -1,10 +1,11 @@
-"""One search from a framework's config to an output folder: what the search tools run."""
+"""One search from a framework's config to an output folder."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,37 +14,31 @@ import numpy as np
 import torch
 
 from data_plugin import __version__
-from data_plugin.backbones.extract import extract
-from data_plugin.frameworks.framework import (
-    CONFIG_ENDING,
-    DISTRIBUTIONS,
-    INPUT_KEYS,
-    Adapter,
-    load_adapter,
-    named_config,
-)
-from data_plugin.images.batch import ImageBatches
-from data_plugin.search.distances.embedding import trained_heads
-from data_plugin.search.memory import FREE_PART, free_memory
-from data_plugin.search.output import PARTIAL, Winner, pick_front, pick_winner, require_free, write_search
+from data_plugin.frameworks.framework import Framework, Task
+from data_plugin.frameworks.framework_config import FrameworkConfig
+from data_plugin.frameworks.registry import find_framework, frameworks_of
+from data_plugin.images.batch import ImageBatches, draw_batches
+from data_plugin.search.comparison import Reduction
+from data_plugin.search.found import Search
+from data_plugin.search.report.folder import PARTIAL, require_free, write_search
+from data_plugin.search.report.search_report import Images, SearchReport, Winner, pick_front, pick_winner, tabulate
 from data_plugin.search.resume import RUN_FILE, PartialSearch, open_partial
-from data_plugin.search.searcher import SearchResult, merged, search
-from data_plugin.search.strategies.evolution import Evolution, evolve
-from data_plugin.search.strategies.halving import halve
-from data_plugin.search.taps import EMBEDDING, parse_taps
+from data_plugin.search.searcher import Searcher
+from data_plugin.search.strategies.halving import Halving
+from data_plugin.search.strategies.sample import Sample
+from data_plugin.search.strategies.strategy import Outcome, Strategy, Within
+from data_plugin.search.taps import check_taps
 from data_plugin.space import cost
 from data_plugin.space.arch import Arch
 from data_plugin.space.budget import Budget, Costs, all_groups
 from data_plugin.space.measured_cost import MeasuredCosts
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.supernet.backbone_files import PTH_FILE
-from data_plugin.supernet.calibration import calibrate
-from data_plugin.supernet.checkpoint import SupernetInfo, load_supernet
+from data_plugin.supernet.checkpoint import Supernet, load_supernet
 from data_plugin.utils.errors import UserError
-from data_plugin.utils.extras import is_installed
 from data_plugin.utils.progress import progress_over
 from data_plugin.utils.provenance import file_hash, installed_versions
-from data_plugin.utils.ranks import from_all, from_first, joined_ranks, pick_device, rank, rank_count
+from data_plugin.utils.ranks import from_first, joined_ranks, pick_device, rank, rank_count
 
 
 @dataclass(frozen=True)
@@ -52,47 +47,47 @@ class SearchOptions:
 
     Args:
         config: name or path of the framework's config.
-        framework: the framework; None picks one, see :func:`data_plugin.frameworks.framework.load_adapter`.
         supernet: the supernet's ``.safetensors`` file.
+        out: the output folder.
+        task: what the config's model is for; None leaves it to the config's name.
+        framework: the framework; None picks one, see :func:`data_plugin.frameworks.registry.find_framework`.
         data_root: folder of the data sets; None leaves the config's.
-        groups: groups in GFLOPs such as ``3-4``.
-        budgets: budgets such as ``flops<=4.0G and params<=30M``.
-        all_groups: search all of the paper's groups that hold a network.
+        budgets: which networks may be chosen; one answer each.
+        every_group: add all of the paper's groups that hold a network.
         input_size: height and width in pixels at which FLOPs are counted, and latency and memory measured; None
             counts at 224 x 224 and measures at the size of the config's first batch. FLOPs are the papers': of the
             backbone at output stride 32, whatever the config's strides; latency and memory are at the config's.
-        out: the output folder.
-        samples: networks drawn per budget (100 in DATA, section 4.1); None compares all that fit.
+        strategy: how candidates are found.
         images: images drawn from the config's training set; None takes all.
-        batch_size: images per batch.
-        taps: comma-separated taps; None reads them from the config's model.
-        norm: what batch norms normalise with, see :func:`data_plugin.search.searcher.search`.
-        precision: what features are computed in, see :func:`data_plugin.search.searcher.search`.
+        batch_size: most images of a batch.
+        taps: the feature maps to compare; None reads them from the config's model.
+        reduction: what becomes of the positions of a map, see :class:`~data_plugin.search.searcher.Searcher`.
+        norm: what batch norms normalise with, see there.
+        precision: what features are computed in, see there.
         relation_rows: rows of the relation that are drawn per image and tap; None takes all.
         max_memory: bytes of tensors that may be held at once on the device; None takes a part of what is free.
         seed: seed of all draws.
         device: a torch device, or ``auto``.
         overwrite: replace an output folder that holds something.
         resume: go on with the unfinished search in the output folder.
-        evolve: find networks by evolution instead of drawing ``samples``.
-        halve: drop networks that are surely behind, at this confidence, before they see all images.
         pareto: answer every budget with all networks that none is closer than at no more cost, instead of one.
         options: ``KEY=VALUE`` changes of the config.
     """
 
     config: str
-    framework: str | None
     supernet: Path
-    data_root: Path | None
     out: Path
-    groups: Sequence[str] = ()
-    budgets: Sequence[str] = ()
-    all_groups: bool = False
+    task: Task | None = None
+    framework: str | None = None
+    data_root: Path | None = None
+    budgets: Sequence[Budget] = ()
+    every_group: bool = False
     input_size: tuple[int, int] | None = None
-    samples: int | None = 100
+    strategy: Strategy = dataclasses.field(default_factory=Sample)
     images: int | None = 256
     batch_size: int = 4
-    taps: str | None = None
+    taps: Sequence[str] | None = None
+    reduction: Reduction = "mean"
     norm: str = "batch"
     precision: str = "float32"
     relation_rows: int | None = None
@@ -101,188 +96,199 @@ class SearchOptions:
     device: str = "auto"
     overwrite: bool = False
     resume: bool = False
-    evolve: Evolution | None = None
-    halve: float | None = None
     pareto: bool = False
     options: Sequence[str] = ()
 
 
-def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner]:
+_DECIDES = ("config", "input_size", "reduction", "norm", "precision", "relation_rows")
+"""Options that decide what is measured and are not in the report's ``run``."""
+
+
+def search_supernet(
+    supernet: Any,
+    config: str | Path,
+    *,
+    out: str | Path,
+    budget: str | Sequence[str] = (),
+    group: str | Sequence[str] = (),
+    data_root: str | Path | None = None,
+    **options: Any,
+) -> Search:
+    """Search a supernet for the backbone that keeps most of its knowledge of a config's images, in a budget.
+
+    Args:
+        supernet: what :func:`~data_plugin.pretrain_supernet` returned, or the path of a ``supernet.safetensors``.
+        config: a config of detectron2, MMDetection or MMSegmentation: one of ours by its name, a path, or one of the
+            framework's model zoo by its name.
+        out: the output folder.
+        budget: bounds such as ``"flops<=4.0G and params<=30M"``, or several of them.
+        group: bounds in GFLOPs such as ``"3-4"``, or several of them.
+        data_root: folder of the data sets; None leaves the config's.
+        options: further fields of :class:`SearchOptions`.
+
+    Returns:
+        The search, with its winners; what ``out`` holds.
+
+    Raises:
+        UserError: if anything that was given does not fit; nothing is written then.
+    """
+    texts = ([value] if isinstance(value, str) else value for value in (group, budget))
+    budgets = [make(text) for make, given in zip((Budget.group, Budget.parse), texts, strict=True) for text in given]
+    unknown = sorted(set(options) - {field.name for field in dataclasses.fields(SearchOptions)})
+    if unknown:
+        raise TypeError(f"search_supernet() got an unexpected keyword argument {unknown[0]!r}")
+    found = run_search(
+        SearchOptions(
+            config=str(config),
+            supernet=Path(getattr(supernet, "path", supernet)),
+            out=Path(out),
+            budgets=budgets,
+            data_root=None if data_root is None else Path(data_root),
+            **options,
+        )
+    )
+    return Search.read(out) if found is None else found
+
+
+def run_search(options: SearchOptions) -> Search | None:
     """Search a supernet on the images of a framework's config and write the output folder.
 
     Args:
         options: what to run.
-        frameworks: frameworks of the task, in order of preference.
 
     Returns:
-        The winners, one of every budget or its whole front; nothing in processes other than the first of several.
+        The search; None in processes other than the first of several.
 
     Raises:
         UserError: if anything that the user gave does not fit; nothing is written then.
     """
     with joined_ranks():
         require_free(options.out, options.overwrite, options.resume)
-        if options.evolve and options.halve:
-            raise UserError("evolution and halving were both asked for; expected one of them")
-        if options.pareto and options.halve:
+        if options.pareto and isinstance(options.strategy, Halving):
             raise UserError("halving drops networks that the front needs; search with --pareto or with --halve")
-        chosen_taps = None if options.taps is None else parse_taps(options.taps)
+        chosen_taps = None if options.taps is None else check_taps(options.taps)
         supernet = load_supernet(options.supernet)
         space = supernet.info.space
         budgets = _budgets(options, space)
-        framework, adapter = load_adapter(options.framework, options.config, frameworks)
-        config = adapter.load_config(options.config, options.options, options.data_root)
-        what = f"the config {options.config}, by its {INPUT_KEYS[framework]},"
-        supernet.info.input_format.require(adapter.input_format(config), what)
-        taps = chosen_taps or adapter.taps(config)
-        heads = trained_heads(supernet, str(options.supernet)) if EMBEDDING in taps else None
-        resolution = adapter.strides_and_dilations(config)
-        batches = adapter.image_batches(config, options.images, options.batch_size, options.seed)
-
+        framework = find_framework(options.framework, options.config, options.task)
+        config = framework.open(options.config, options.options, options.data_root)
+        what = f"the config {options.config}, by its {framework.input_keys},"
+        supernet.info.input_format.require(config.input_format, what)
+        taps = chosen_taps or config.taps
+        batches = draw_batches(config.images(), options.images, options.batch_size, options.seed)
         device = pick_device(options.device)
+        resolution = config.resolution.options()
         measured = MeasuredCosts(space, lambda: options.input_size or _image_size(batches), device, **resolution)
-        run = {
-            **_description(options, supernet.info, frameworks),
-            "framework": framework,
-            "budgets": [budget.name for budget in budgets],
-            "taps": list(taps),
-            "strides_and_dilations": dict(resolution),
-        }
         measured.prepare({quantity for budget in budgets for quantity in budget.quantities})
-        max_memory = _max_memory(options, device)
-        unfinished = from_first(_open(options, run, space, budgets, measured, max_memory) if rank() == 0 else None)
-        assert unfinished is not None
-        query, key = (branch.with_options(**resolution).to(device) for branch in (supernet.query, supernet.key))
-        with _progress(_network_count(options, unfinished, budgets) * len(batches)) as advance:
-            measure = partial(
-                search,
-                query,
-                key,
-                taps=taps,
-                norm=options.norm,
-                precision=options.precision,
-                rows=options.relation_rows,
-                seed=options.seed,
-                max_memory=unfinished.max_memory,
-                heads=None if heads is None else heads.to(device),
-                progress=advance,
-            )
-            compared = _compare(options, measure, advance, unfinished, batches, space, budgets, measured)
-        result, candidates = compared.result, compared.candidates
-        if rank() != 0:
-            return []
-        costs = _costs(options, measured)
-        winners: list[Winner] = []
-        for budget in budgets:
-            among = (result, budget, candidates[budget.name], costs, partial(_check, measured))
-            winners += pick_front(*among) if options.pareto else [pick_winner(*among)]
-        networks = [extract(query, winner.arch, **resolution).cpu() for winner in winners]
-        calibrate(networks, (batch.images for batch in batches))
-        configs = {framework: (adapter, config), **_same_config(options, framework, frameworks)}
-        run["dropped"] = compared.dropped
-        run["split"] = _split(options.norm, result.parts)
-        run["winner_norm_statistics"] = "recalibrated on the images of the search"
-        write_search(
-            options.out,
-            result,
-            candidates,
-            winners,
-            networks,
-            {quantity: costs[quantity] for budget in budgets for quantity in budget.quantities},
-            run,
-            partial(_write_configs, options, configs),
+        costs = {**_closed_costs(options), "latency": measured.latency, "memory": measured.memory}
+        searcher = Searcher(
+            _at(supernet, device, resolution),
+            taps,
+            reduction=options.reduction,
+            norm=options.norm,
+            precision=options.precision,
+            rows=options.relation_rows,
+            seed=options.seed,
+            max_memory=options.max_memory,
         )
-        return winners
+        run = _description(options, supernet, framework, resolution)
+        decides = {
+            **run,
+            **{name: getattr(options, name) for name in _DECIDES},
+            "data_root": None if options.data_root is None else str(options.data_root),
+            "framework": framework.name,
+            "taps": list(taps),
+            "budgets": [budget.name for budget in budgets],
+        }
+        outcome = _searched(options, searcher, batches, space, budgets, costs, decides)
+        if rank() != 0:
+            return None
+        report = _report(options, framework, searcher, outcome, budgets, costs, measured, run)
+        archs = [winner.arch for winner in report.winners]
+        with progress_over(sum(map(len, batches.parts)), "images for the winners' batch norms") as advance:
+            networks = searcher.extract(archs, batches, advance)
+        configs = [(framework, config), *_same_config(options, framework)]
+        write_search(options.out, report, networks, partial(_write_configs, options, configs))
+        return Search(options.out, report)
 
 
-@dataclass(frozen=True)
-class _Compared:
-    """Distances, the networks of every budget that have them, and those that halving dropped."""
-
-    result: SearchResult
-    candidates: Mapping[str, Sequence[Arch]]
-    dropped: Mapping[str, Any] | None = None
+def _at(supernet: Supernet, device: torch.device, resolution: Mapping[str, Any]) -> Supernet:
+    """The supernet on a device, at the strides and dilations of a config."""
+    query, key = (branch.with_options(**resolution).to(device) for branch in (supernet.query, supernet.key))
+    return dataclasses.replace(supernet, query=query, key=key)
 
 
-def _compare(
+def _searched(
     options: SearchOptions,
-    measure: Callable[..., SearchResult],
-    advance: Callable[[float], None],
-    unfinished: PartialSearch,
-    batches: ImageBatches,
-    space: SearchSpace,
-    budgets: Sequence[Budget],
-    measured: MeasuredCosts,
-) -> _Compared:
-    if options.evolve:
-        return _evolve(options, measure, unfinished, batches, space, budgets, _costs(options, measured))
-    if options.halve is None:
-        archs = sorted({arch for found in unfinished.candidates.values() for arch in found})
-        return _Compared(measure(archs=archs, batches=batches, unfinished=unfinished), unfinished.candidates)
-
-    every = _network_count(options, unfinished, budgets)
-
-    def of_round(number: int, archs: Sequence[Arch], indices: Sequence[int]) -> SearchResult:
-        advance((every - len(archs)) * len(indices) / rank_count())  # the dropped ones need not see these
-        return measure(archs=archs, batches=batches.only(indices), unfinished=unfinished.part(f"round-{number}"))
-
-    halving = halve(of_round, unfinished.candidates, len(batches), options.halve)
-    left = set(halving.result.archs)
-    candidates = {name: [arch for arch in archs if arch in left] for name, archs in unfinished.candidates.items()}
-    networks = [
-        {"arch": str(arch), "images": images, "score": score} for arch, (images, score) in halving.dropped.items()
-    ]
-    dropped = {"count": len(networks), "confidence": halving.confidence, "networks": networks}
-    return _Compared(halving.result, candidates, dropped)
-
-
-def _evolve(
-    options: SearchOptions,
-    measure: Callable[..., SearchResult],
-    unfinished: PartialSearch,
+    searcher: Searcher,
     batches: ImageBatches,
     space: SearchSpace,
     budgets: Sequence[Budget],
     costs: Costs,
-) -> _Compared:
-    results: list[SearchResult] = []
-    candidates: dict[str, Sequence[Arch]] = {}
-    assert options.evolve is not None
+    run: Mapping[str, Any],
+) -> Outcome:
+    """What the strategy finds, going on where an earlier search of the output folder stopped."""
+    within = {budget.name: partial(budget.fits, costs=costs) for budget in budgets}
+    unfinished = from_first(_open(options, run, space, budgets, costs, within) if rank() == 0 else None)
+    assert unfinished is not None
+    most = options.strategy.most(unfinished.candidates, len(budgets))
+    with _progress(most * len(batches)) as advance:
+        measurement = searcher.on(batches, unfinished, advance, options.strategy.comes_back)
+        return options.strategy.search(measurement, unfinished.candidates, space, within, options.seed)
+
+
+def _report(
+    options: SearchOptions,
+    framework: Framework,
+    searcher: Searcher,
+    outcome: Outcome,
+    budgets: Sequence[Budget],
+    costs: Costs,
+    measured: MeasuredCosts,
+    run: Mapping[str, Any],
+) -> SearchReport:
+    result = outcome.result
+    winners: list[Winner] = []
     for budget in budgets:
-
-        def of_generation(number: int, archs: Sequence[Arch], budget: Budget = budget) -> list[float]:
-            part = unfinished.part(f"{budget.folder}-{number:03d}")
-            scored = merged(results) if results else None
-            found = measure(archs=archs, batches=batches, scored=scored, unfinished=part)
-            results.append(found)
-            scores = dict(zip(found.archs, found.scores.tolist(), strict=True))
-            return [scores[arch] for arch in archs]
-
-        fits = partial(budget.fits, costs=costs)
-        candidates[budget.name] = evolve(space, fits, of_generation, options.evolve, options.seed)
-    return _Compared(merged(results), candidates)
-
-
-def _network_count(options: SearchOptions, unfinished: PartialSearch, budgets: Sequence[Budget]) -> int:
-    """Networks that are compared at the most."""
-    if options.evolve:
-        return len(budgets) * options.evolve.population * (options.evolve.generations + 1)
-    return len({arch for found in unfinished.candidates.values() for arch in found})
-
-
-def _costs(options: SearchOptions, measured: MeasuredCosts) -> Costs:
-    return {**_closed_costs(options), "latency": measured.latency, "memory": measured.memory}
+        among = (result, budget, outcome.candidates[budget.name], costs, partial(_check, measured))
+        winners += pick_front(*among) if options.pareto else [pick_winner(*among)]
+    bounded = {quantity: costs[quantity] for budget in budgets for quantity in budget.quantities}
+    return SearchReport(
+        config=options.config,
+        framework=framework.name,
+        data_root=None if options.data_root is None else str(options.data_root),
+        taps=searcher.taps,
+        budgets=[budget.name for budget in budgets],
+        pareto=options.pareto,
+        input_size=options.input_size,
+        chosen=options.strategy.chosen,
+        reduction=options.reduction,
+        norm=options.norm,
+        precision=options.precision,
+        rows=options.relation_rows,
+        entropy=result.entropy,
+        images=Images(
+            names=result.images,
+            sha256=result.data_hash,
+            batches=len(result.parts),
+            split=sum(count > 1 for count in result.parts),
+            most_parts=max(result.parts),
+        ),
+        winners=winners,
+        candidates=tabulate(outcome, bounded),
+        dropped=outcome.dropped,
+        run={**run, "winner_norm_statistics": "recalibrated on the images of the search"},
+    )
 
 
 def _budgets(options: SearchOptions, space: SearchSpace) -> list[Budget]:
     """The budgets that were asked for; those of costs that need no measurement hold a network of the space."""
     costs = _closed_costs(options)
-    named = [*map(Budget.group, options.groups), *map(Budget.parse, options.budgets)]
-    budgets = list({budget.folder: budget for budget in named}.values())
+    budgets = list({budget.folder: budget for budget in options.budgets}.values())
     for budget in budgets:
         if all(quantity in costs for quantity in budget.quantities):
             budget.require_any(space, costs)
-    if options.all_groups:
+    if options.every_group:
         budgets += [group for group in all_groups(space, costs) if group not in budgets]
     if not budgets:
         raise UserError("no budget was given; name one with --group, --budget or --all-groups")
@@ -298,26 +304,22 @@ def _open(
     run: Mapping[str, Any],
     space: SearchSpace,
     budgets: Sequence[Budget],
-    measured: MeasuredCosts,
-    max_memory: int,
+    costs: Costs,
+    within: Mapping[str, Within],
 ) -> PartialSearch:
     """The unfinished search of the output folder, or a new one with candidates for every budget."""
-    costs = _costs(options, measured)
 
-    def draw() -> dict[str, list[Arch]]:
-        if options.evolve:
-            return {}
-        for budget in budgets:
-            budget.require_any(space, costs)
-        fits = {budget.name: partial(budget.fits, costs=costs) for budget in budgets}
-        if options.samples is None:
-            return {name: space.fitting(within) for name, within in fits.items()}
-        return {name: space.sample(options.samples, options.seed, within) for name, within in fits.items()}
+    def draw() -> Mapping[str, Sequence[Arch]]:
+        candidates = options.strategy.candidates(space, within, options.seed)
+        if candidates:  # A strategy that finds its networks on the way does not enumerate the space.
+            for budget in budgets:
+                budget.require_any(space, costs)
+        return candidates
 
     if options.overwrite:
         # First what makes the batches a search's, so that a kill in between leaves none that could be gone on with.
         (options.out / PARTIAL / RUN_FILE).unlink(missing_ok=True)
-    return open_partial(options.out / PARTIAL, run, draw, max_memory)
+    return open_partial(options.out / PARTIAL, run, draw)
 
 
 def _image_size(batches: ImageBatches) -> tuple[int, int]:
@@ -331,67 +333,39 @@ def _check(measured: MeasuredCosts, quantity: str, arch: Arch) -> tuple[float, f
     return float(composed[0]), measured.whole(quantity, arch)
 
 
-def _max_memory(options: SearchOptions, device: torch.device) -> int:
-    """The memory bound, the same for all processes, so that all split batches alike."""
-    if options.max_memory is not None:
-        return options.max_memory
-    return int(FREE_PART * min(from_all(free_memory(device))))
-
-
-def _split(norm: str, parts: Sequence[int]) -> dict[str, Any]:
-    """What the memory bound made of the batches, as JSON values."""
-    statistics = {
-        "batch": "of the parts",
-        "recalibrated": "of whole batches where these fit without relations, else of parts",
-        "running": "the supernet's",
-    }
-    split = sum(count > 1 for count in parts)
-    said = {"batch_norm_statistics": statistics[norm]} if split else {}
-    return {"batches": len(parts), "split": split, "most_parts": max(parts), **said}
-
-
 def _write_configs(
-    options: SearchOptions, configs: Mapping[str, tuple[Adapter, Any]], winner: Winner, folder: Path
+    options: SearchOptions, configs: Sequence[tuple[Framework, FrameworkConfig]], winner: Winner, folder: Path
 ) -> None:
     weights = (options.out / winner.folder / PTH_FILE).resolve()
-    for name, (adapter, config) in configs.items():
-        path = folder / f"{Path(options.config).stem}{CONFIG_ENDING[name]}"
-        adapter.write_config(config, winner.arch, weights, path)
+    for framework, config in configs:
+        config.write(winner.arch, weights, folder / framework.configs.file_name(options.config))
 
 
-def _same_config(options: SearchOptions, framework: str, frameworks: Sequence[str]) -> dict[str, tuple[Adapter, Any]]:
-    """The config of the same name in the other installed frameworks, as they ship it."""
-    found = {}
-    for name in frameworks:
-        if name != framework and is_installed(name) and named_config(options.config, name):
-            _, adapter = load_adapter(name, options.config, frameworks)
-            found[name] = (adapter, adapter.load_config(options.config, (), options.data_root))
-    return found
+def _same_config(options: SearchOptions, framework: Framework) -> list[tuple[Framework, FrameworkConfig]]:
+    """Our config of the same name for the other installed frameworks of the task, as we ship it."""
+    return [
+        (other, other.open(options.config, (), options.data_root))
+        for other in frameworks_of(framework.task)
+        if other.name != framework.name and other.is_installed and other.configs.ours(options.config)
+    ]
 
 
-def _description(options: SearchOptions, info: SupernetInfo, frameworks: Sequence[str]) -> dict[str, Any]:
-    """What was run, as JSON values."""
-    packages = ["torch", *(package for name in frameworks for package in DISTRIBUTIONS[name])]
+def _description(
+    options: SearchOptions, supernet: Supernet, framework: Framework, resolution: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What was run beside what the report says in fields of its own, as JSON values."""
+    packages = [*framework.distributions, "torch"]
     return {
-        "format": 1,
-        "config": options.config,
         "options": list(options.options),
-        "data_root": None if options.data_root is None else str(options.data_root),
         "supernet": {
             "path": str(options.supernet),
             "sha256": file_hash(options.supernet),
-            "method": info.method,
-            "space": info.space.to_json(),
+            "method": supernet.info.method,
+            "space": supernet.info.space.to_json(),
         },
-        "norm": options.norm,
-        "precision": options.precision,
-        "relation_rows": options.relation_rows,
-        "max_memory": options.max_memory or f"{FREE_PART:.0%} of what is free",
-        "pareto": options.pareto,
-        "input_size": options.input_size,
-        "samples": options.samples,
-        "evolve": None if options.evolve is None else asdict(options.evolve),
-        "halve": options.halve,
+        "strategy": options.strategy.to_json(),
+        "resolution": dict(resolution),
+        "max_memory": options.max_memory,
         "images_asked_for": options.images,
         "batch_size": options.batch_size,
         "seed": options.seed,

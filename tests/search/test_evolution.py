@@ -23,7 +23,7 @@ def distance(arch: Arch) -> float:
 def test_comes_closer_than_drawing_as_many():
     measured: list[Arch] = []
 
-    def measure(number: int, archs):
+    def measure(archs):
         measured.extend(archs)
         return [distance(arch) for arch in archs]
 
@@ -34,7 +34,7 @@ def test_comes_closer_than_drawing_as_many():
     assert [distance(arch) for arch in found] == sorted(distance(arch) for arch in found)
     drawn = DATA.sample(len(found), seed=0, within=within_4g)
     assert distance(found[0]) < min(distance(arch) for arch in drawn)
-    assert found == evolve(DATA, within_4g, lambda _, archs: [distance(a) for a in archs], SETTINGS, seed=0)
+    assert found == evolve(DATA, within_4g, lambda archs: [distance(a) for a in archs], SETTINGS, seed=0)
 
 
 def test_a_space_that_cannot_be_enumerated_is_not():
@@ -44,7 +44,7 @@ def test_a_space_that_cannot_be_enumerated_is_not():
         depth=(tuple(range(1, 9)),) * 4,
     )
     assert len(huge) > 10**14
-    found = evolve(huge, within_4g, lambda _, archs: [distance(a) for a in archs], SETTINGS, seed=0)
+    found = evolve(huge, within_4g, lambda archs: [distance(a) for a in archs], SETTINGS, seed=0)
     assert all(arch in huge for arch in found)
 
 
@@ -53,9 +53,9 @@ def test_a_budget_with_few_networks_is_exhausted():
     rows = {(a.stem, *a.width, *a.depth) for a in allowed}
     small = SearchSpace(stem=(32,), width=((48,), (96,), (192,), (384,)), depth=((2,), (2,), (5, 7, 9, 11), (2,)))
     fits = lambda table: np.array([tuple(row) in rows for row in table.tolist()])  # noqa: E731
-    assert set(evolve(small, fits, lambda _, archs: [0.0] * len(archs), SETTINGS, seed=0)) == set(allowed)
+    assert set(evolve(small, fits, lambda archs: [0.0] * len(archs), SETTINGS, seed=0)) == set(allowed)
     with pytest.raises(UserError, match="none within the budget"):
-        evolve(small, lambda table: np.zeros(len(table), dtype=bool), lambda _, archs: [], SETTINGS, seed=0)
+        evolve(small, lambda table: np.zeros(len(table), dtype=bool), lambda archs: [], SETTINGS, seed=0)
 
 
 @pytest.mark.parametrize("change", [{"population": 3}, {"generations": 0}])

@@ -5,22 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from samples import SPACE, random_batches
+from samples import SPACE, random_batches, random_supernet
 
 from data_plugin import UserError
-from data_plugin.backbones import DynamicResNet
 from data_plugin.images.batch import ImageBatches
+from data_plugin.search.result import SearchResult
 from data_plugin.search.resume import PartialSearch
-from data_plugin.search.searcher import SearchResult, search
+from data_plugin.search.searcher import Searcher
 from data_plugin.utils.ranks import from_all, from_first, joined_ranks, rank, rank_count
 
 IMAGES = ([(64, 64)], [(64, 96)] * 2, [(96, 64)], [(64, 64)], [(64, 64)])
 
 
-def run_search(partial: PartialSearch | None = None) -> tuple[SearchResult, list[int]]:
-    torch.manual_seed(0)
+def run_search(unfinished: PartialSearch | None = None) -> tuple[SearchResult, list[int]]:
     torch.set_num_threads(1)
-    query, key = DynamicResNet(SPACE), DynamicResNet(SPACE)
     asked: list[int] = []
 
     class Watched(ImageBatches):
@@ -29,8 +27,8 @@ def run_search(partial: PartialSearch | None = None) -> tuple[SearchResult, list
             return super().only(indices)
 
     drawn = random_batches(*IMAGES)
-    data = Watched(drawn.source, drawn.parts)
-    return search(query, key, SPACE.sample(9, seed=2), data, ["C3", "C5"], unfinished=partial), asked
+    measurement = Searcher(random_supernet(), ["C3", "C5"]).on(Watched(drawn.source, drawn.parts), unfinished)
+    return measurement.measure(SPACE.sample(9, seed=2)), asked
 
 
 def worker(number: int, count: int, port: int, folder: Path) -> None:
@@ -39,9 +37,10 @@ def worker(number: int, count: int, port: int, folder: Path) -> None:
         assert (rank(), rank_count()) == (number, count)
         assert from_first(number) == 0
         assert from_all(number) == list(range(count))
-        partial = PartialSearch(folder / "partial", {"a": 1}, {}, 2**30)
+        partial = PartialSearch(folder / "partial", {"a": 1}, {})
         found, asked = run_search(partial)
-    np.savez(folder / f"{number}.npz", distances=found.distances, images=np.array(found.images), asked=asked)
+    values = np.stack([tap.values[tap.rows] for tap in found.taps.values()])
+    np.savez(folder / f"{number}.npz", values=values, scores=found.scores, images=np.array(found.images), asked=asked)
     (folder / f"{number}.txt").write_text(found.data_hash)
 
 
@@ -56,16 +55,17 @@ def test_several_processes_find_what_one_finds(tmp_path, count):
     shares = []
     for number in range(count):
         found = np.load(tmp_path / f"{number}.npz")
-        np.testing.assert_allclose(found["distances"], alone.distances, rtol=1e-6)
+        for values, tap in zip(found["values"], alone.taps.values(), strict=True):
+            np.testing.assert_allclose(values, tap.values[tap.rows], rtol=1e-6)
         assert found["images"].tolist() == list(alone.images)
         assert (tmp_path / f"{number}.txt").read_text() == alone.data_hash
         shares.append(found["asked"].tolist())
     assert sorted(index for share in shares for index in share) == list(range(len(IMAGES)))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
     # What the processes kept is whole: one process alone resumes from it without measuring anything.
-    resumed, asked = run_search(PartialSearch(tmp_path / "partial", {"a": 1}, {}, 2**30))
+    resumed, asked = run_search(PartialSearch(tmp_path / "partial", {"a": 1}, {}))
     assert asked == []
-    np.testing.assert_array_equal(resumed.distances, found["distances"])
+    np.testing.assert_array_equal(resumed.scores, found["scores"])
 
 
 def test_alone_there_is_nothing_to_join():

@@ -58,7 +58,7 @@ def test_memory_stays_far_below_the_whole_matrix():
 @pytest.mark.parametrize("tile", [6, 256])
 def test_drawn_rows_estimate_the_distance_without_bias_and_tell_their_error(tile, keep):
     teacher, student = torch.randn(1, 8, 4, 5), torch.randn(1, 6, 4, 5)
-    exact = TeacherRelation(teacher).distance(student).item()
+    exact = TeacherRelation(teacher).estimate(student)[0].item()
     draws = [draw_rows(["a"], 20, 7, seed, "C5") for seed in range(400)]
     found = [TeacherRelation(teacher, rows=rows, tile=tile, keep=keep).estimate(student) for rows in draws]
     values, variances = (torch.cat(column) for column in zip(*found, strict=True))

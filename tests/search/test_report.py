@@ -3,55 +3,81 @@ import html
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from samples import SPACE
 
-from data_plugin import SearchSpace
-from data_plugin.search.output import write_csv
-from data_plugin.search.report.html import cost_label, cost_text, render_report, with_error
+from data_plugin import SearchSpace, UserError
+from data_plugin.search.report.folder import write_csv
+from data_plugin.search.report.html import html_report, html_summary
+from data_plugin.search.report.search_report import Candidates, Images, SearchReport, Winner, pick_winner
+from data_plugin.search.report.terminal import terminal_report
+from data_plugin.search.report.words import cost_label, cost_text, decimals, lead_text
+from data_plugin.search.result import SearchResult, TapResult
 from data_plugin.space import cost
+from data_plugin.space.budget import Budget
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-def search_contents(count: int = 40) -> dict:
-    archs = SearchSpace.micro().sample(count, seed=0)
-    scores = np.random.default_rng(0).uniform(5, 6, count)
-    candidates = [
-        {
-            "arch": str(arch),
-            "budgets": ["0.1-0.2"],
-            "flops": cost.flops(arch),
-            "params": cost.params(arch),
-            "costs": {"flops": cost.flops(arch), "latency": cost.params(arch) * 1e-9},
-            "sampling_error": 0.001,
-            "score": float(score),
-            "standard_error": 0.01,
-            "taps": {"C4": float(score) - 1, "C5": 1.0},
-        }
-        for arch, score in zip(archs, scores, strict=True)
-    ]
-    candidates.sort(key=lambda row: row["score"])
-    best = candidates[0]
-    winner = {
-        **{key: best[key] for key in ("arch", "flops", "params", "score", "standard_error")},
-        **{"budget": "0.1-0.2", "margin": 0.1, "margin_error": 0.2, "candidates": count, "distinguishable": False},
-        **{"costs": dict(best["costs"]), "measured": {"latency": [best["costs"]["latency"], 0.0123]}},
-    }
-    return {
-        "framework": "mmdet",
-        "config": "faster_rcnn_c4_voc",
-        "taps": ["C4", "C5"],
-        "pareto": False,
-        "relation_rows": None,
-        **{"input_size": None, "samples": count, "evolve": None, "halve": None},
-        "images": {"count": 3, "sha256": "a", "names": ["1.jpg"]},
-        "winners": [winner],
-        "candidates": candidates,
-    }
+def report(count: int = 40, space: SearchSpace | None = None, **changes) -> SearchReport:
+    archs = (space or SearchSpace.micro()).sample(count, seed=0)
+    scores = np.sort(np.random.default_rng(0).uniform(0.1, 0.2, count))
+    table = np.array([arch.row for arch in archs])
+    candidates = Candidates(
+        archs=archs,
+        budgets=[("0.1-0.2",)] * count,
+        flops=cost.flops(table),
+        params=cost.params(table),
+        costs={"flops": cost.flops(table).astype(float), "latency": cost.params(table) * 1e-9},
+        scores=scores,
+        standard_errors=np.full(count, 0.01),
+        sampling_errors=np.full(count, 0.001),
+        taps={"C4": scores - 0.05, "C5": np.full(count, 0.05)},
+    )
+    winner = Winner(
+        budget="0.1-0.2",
+        arch=archs[0],
+        flops=int(candidates.flops[0]),
+        params=int(candidates.params[0]),
+        costs={quantity: float(values[0]) for quantity, values in candidates.costs.items()},
+        score=float(scores[0]),
+        standard_error=0.01,
+        sampling_error=0.001,
+        compared=count,
+        runner_up=archs[1],
+        lead=0.0012,
+        lead_error=0.002,
+        not_told_apart=2,
+        near=archs[1:3],
+        measured={"latency": (float(candidates.costs["latency"][0]), 0.0123)},
+        exceeded=["latency"],
+        folder="winners/0.1-0.2",
+    )
+    made = SearchReport(
+        config="faster_rcnn_c4_voc",
+        framework="mmdet",
+        data_root=None,
+        taps=("C4", "C5"),
+        budgets=["0.1-0.2"],
+        pareto=False,
+        input_size=None,
+        chosen=f"{count} drawn per budget",
+        reduction="mean",
+        norm="batch",
+        precision="float32",
+        rows=None,
+        entropy=4.5,
+        images=Images(names=["1.jpg", "2.jpg", "3.jpg"], sha256="a", batches=3, split=0, most_parts=1),
+        winners=[winner],
+        candidates=candidates,
+        run={"seed": 0, "supernet": {"path": "s.safetensors", "sha256": "b"}},
+    )
+    return replace(made, **changes)
 
 
 def in_browser(page: str, script: str, folder: Path, width: int = 1200) -> tuple[dict, np.ndarray]:
@@ -72,49 +98,112 @@ def in_browser(page: str, script: str, folder: Path, width: int = 1200) -> tuple
     return json.loads(html.unescape(title)), np.asarray(Image.open(folder / "page.png").convert("RGB")).astype(int)
 
 
-def test_costs_have_units_and_errors_are_plain_decimals():
-    assert with_error(742123.4, 3021.0) == "742123 ± 3000"
-    assert with_error(5526.2243, 200.9) == "5526.22 ± 200"
-    assert with_error(0.0048545, 0.00401) == "0.0048545 ± 0.004"
-    assert with_error(1.5, None) == "1.5"
+def test_costs_have_units_and_figures_are_plain_decimals():
+    assert decimals(742123.4) == "742100"
+    assert decimals(0.0048545) == "0.004855"
+    assert decimals(0.00401, 2) == "0.004"
+    assert lead_text(report().winners[0]) == "0.0012 ± 0.002"
     assert (cost_label("flops"), cost_label("flops", (96, 64))) == ("GFLOPs", "GFLOPs at 96x64")
     assert (cost_label("latency", (96, 64)), cost_text("latency", 0.0036677)) == ("latency (ms)", "3.67")
     assert cost_text("memory", 3 * 2**20) == "3.0"
 
 
+def test_what_is_written_is_read_again_and_nothing_is_lost():
+    made = report()
+    made = replace(made, dropped={made.candidates.archs[5]: (8, 0.2)}, input_size=(96, 64))
+    text = json.dumps(made.to_json())
+    again = SearchReport.from_json(json.loads(text))
+    assert json.dumps(again.to_json()) == text
+    assert again.winners == made.winners
+    np.testing.assert_array_equal(again.candidates.scores, made.candidates.scores)
+    assert again.dropped == made.dropped
+
+
+def test_a_folder_without_a_report_of_this_version_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"search\.json cannot be read"):
+        SearchReport.read(tmp_path)
+    (tmp_path / "search.json").write_text(json.dumps({**report().to_json(), "format": 1}))
+    with pytest.raises(UserError, match="of a finished search of this version"):
+        SearchReport.read(tmp_path)
+
+
 def test_a_winner_is_shown_with_its_budgeted_and_its_whole_cost():
-    page = render_report(search_contents())
-    winner = search_contents()["winners"][0]
-    assert f"{winner['costs']['latency'] * 1e3:.2f}, whole 12.30" in page
+    page, winner = html_report(report()), report().winners[0]
+    assert f"{winner.costs['latency'] * 1e3:.2f}, whole 12.30" in page
     assert page.count("<th>latency (ms)</th>") == 1
     assert page.count('<th data-sort="">latency (ms)</th>') == 1
+    assert "whole (" in terminal_report(report())
+    assert "which is not within the budget" in terminal_report(report())
 
 
-def test_certainty_is_said_of_those_with_a_runner_up():
-    contents = search_contents()
-    (winner,) = contents["winners"]
-    assert "Not distinguishable from the runner-up on these images: 0.1-0.2." in render_report(contents)
-    winner["distinguishable"] = True
-    assert "Every one leads its runner-up, at 95 % confidence" in render_report(contents)
-    winner.update(margin=None, margin_error=None, distinguishable=False)
-    assert "There was no runner-up" in render_report(contents)
+def test_networks_that_are_not_told_apart_from_the_winner_are_named():
+    made = report()
+    near = [str(arch) for arch in made.winners[0].near]
+    for shown in (html_report(made), terminal_report(made), html_summary(made)):
+        assert "not told apart from 2 of 39" in shown
+        assert all(name in shown for name in near)
+    sure = replace(made, winners=[replace(made.winners[0], not_told_apart=0, near=[])])
+    alone = replace(
+        made,
+        winners=[replace(made.winners[0], runner_up=None, lead=None, lead_error=None, not_told_apart=0, near=[])],
+    )
+    assert "closer than all 39 others" in html_report(sure)
+    assert "no other was compared" in html_report(alone)
+    assert "it is the only one that was compared" in terminal_report(alone)
+
+
+def result_of(values: np.ndarray) -> SearchResult:
+    """Networks of the tiny space with these divergences (networks, images)."""
+    tap = TapResult(np.arange(len(values)), values, np.zeros(len(values)), np.zeros(values.shape[1]))
+    names = [str(i) for i in range(values.shape[1])]
+    return SearchResult(list(SPACE)[: len(values)], {"C5": tap}, names, ["x"], [1])
+
+
+def winner_of(result: SearchResult) -> Winner:
+    return pick_winner(result, Budget.group("0-1"), result.archs, {"flops": cost.flops}, lambda *_: (1.0, 1.0))
+
+
+def test_few_images_need_a_larger_lead():
+    for count, sure in ((3, False), (12, True)):
+        # A lead of 2.5 standard errors: beyond 95 % of a normal distribution, but not of Student's t with 2 degrees.
+        apart = np.resize([-1.0, 0.0, 1.0], count)
+        apart = apart / (apart.std(ddof=1) / count**0.5) + 2.5
+        assert winner_of(result_of(np.stack([np.zeros(count), apart]))).told_apart is sure
+
+
+def test_the_runner_up_by_mean_is_not_always_the_hardest_to_tell_apart():
+    generator = np.random.default_rng(0)
+    base = generator.normal(0, 1, 16)
+    steady = base + 0.5 + generator.normal(0, 0.01, 16)  # behind on every image
+    wild = base + 0.6 + generator.normal(0, 4, 16)  # further by mean, and closer on many images
+    wild += 0.6 - (wild - base).mean()
+    winner = winner_of(result_of(np.stack([base, steady, wild])))
+    assert winner.runner_up == list(SPACE)[1]
+    assert winner.near == [list(SPACE)[2]]
+    assert not winner.told_apart
+
+
+def test_a_winner_is_told_apart_no_oftener_than_the_confidence_says():
+    """Among networks that do not differ, a winner that leads them all would be one of chance: 1 in 20 at the most."""
+    generator = np.random.default_rng(0)
+    sure = [winner_of(result_of(generator.normal(0, 1, (20, 8)))).told_apart for _ in range(100)]
+    assert sum(sure) < 12
 
 
 def test_flops_are_always_drawn_and_say_the_size_that_they_are_of():
-    contents = search_contents()
-    assert render_report(contents).count("<svg") == 3  # FLOPs, latency, choices
-    for row in [*contents["candidates"], *contents["winners"]]:
-        del row["costs"]["flops"]
-    assert render_report(contents).count("<svg") == 3
-    assert "GFLOPs at" not in render_report(contents)
-    contents = search_contents() | {"input_size": [96, 64]}
-    assert "<th>GFLOPs at 96x64</th>" in render_report(contents)
+    assert html_report(report()).count("<svg") == 3  # FLOPs, latency, choices
+    made = report()
+    costs = {"latency": made.candidates.costs["latency"]}
+    page = html_report(replace(made, candidates=replace(made.candidates, costs=costs)))
+    assert page.count("<svg") == 3
+    assert "GFLOPs at" not in page
+    assert "<th>GFLOPs at 96x64</th>" in html_report(report(input_size=(96, 64)))
 
 
 @pytest.mark.slow
 def test_a_narrow_window_scrolls_tables_and_not_the_page(tmp_path):
     found, _ = in_browser(
-        render_report(search_contents()),
+        html_report(report()),
         "return {page: document.documentElement.scrollWidth, window: innerWidth,"
         " table: document.getElementById('candidates').offsetWidth};",
         tmp_path,
@@ -123,24 +212,31 @@ def test_a_narrow_window_scrolls_tables_and_not_the_page(tmp_path):
     assert found["page"] <= found["window"] < found["table"]
 
 
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({}, "40 drawn per budget"),
-        ({"samples": None}, "all within the budgets"),
-        ({"halve": 0.9}, "left of 40 drawn per budget"),
-        ({"samples": None, "evolve": {"population": 8}}, "found by evolution"),
-    ],
-)
-def test_the_page_says_how_the_candidates_were_chosen(changed, said):
-    assert f"40 networks, {said}, compared on 3 images" in render_report(search_contents() | changed)
+@pytest.mark.slow
+def test_a_report_of_the_whole_space_is_small_and_opens_at_once(tmp_path):
+    page = html_report(report(85_293, SearchSpace.data()))
+    assert len(page) < 5 * 2**20
+    found, _ = in_browser(
+        page,
+        "const t = performance.getEntriesByType('navigation')[0]; return {ms: t.domInteractive - t.startTime,"
+        " rows: document.querySelectorAll('#candidates tbody tr').length};",
+        tmp_path,
+    )
+    assert found["rows"] == 2_000
+    assert found["ms"] < 10_000  # a fifth of that on a machine that does nothing else
+
+
+def test_the_page_says_how_the_candidates_were_chosen():
+    assert "40 networks, left of 99 drawn per budget, compared on 3 images" in html_report(
+        report(chosen="left of 99 drawn per budget")
+    )
 
 
 @pytest.mark.slow
 def test_a_browser_draws_sorts_and_filters(tmp_path):
-    contents = search_contents()
+    made = report()
     found, picture = in_browser(
-        render_report(contents),
+        html_report(made),
         """
         const table = document.getElementById("candidates");
         const column = i => [...table.tBodies[0].rows].filter(r => !r.hidden).map(r => r.cells[i].dataset.value);
@@ -156,11 +252,11 @@ def test_a_browser_draws_sorts_and_filters(tmp_path):
         """,
         tmp_path,
     )
-    flops = [row["flops"] for row in contents["candidates"]]
+    flops = made.candidates.flops.tolist()
     assert [int(value) for value in found["before"]] == flops
     assert [int(value) for value in found["ascending"]] == sorted(flops)
     assert [int(value) for value in found["descending"]] == sorted(flops, reverse=True)
-    assert sorted(found["filtered"]) == sorted(r["arch"] for r in contents["candidates"] if "d2-" in r["arch"])
+    assert sorted(found["filtered"]) == sorted(str(arch) for arch in made.candidates.archs if "d2-" in str(arch))
     assert 0 < len(found["filtered"]) < len(flops)
     assert found["points"] >= 2 * len(flops)  # against FLOPs and against latency
     assert all(width > 400 for width in found["plots"])
@@ -170,23 +266,21 @@ def test_a_browser_draws_sorts_and_filters(tmp_path):
 
 def test_large_searches_show_the_closest_and_say_so(monkeypatch):
     monkeypatch.setattr("data_plugin.search.report.html.ROWS", 10)
-    contents = search_contents()
-    page = render_report(contents)
+    made = report()
+    page = html_report(made)
     assert "The 10 closest of 40" in page
-    assert contents["candidates"][9]["arch"] in page
-    assert contents["candidates"][10]["arch"] not in page
+    assert str(made.candidates.archs[9]) in page
+    assert str(made.candidates.archs[10]) not in page
 
 
 def test_what_users_name_cannot_become_markup():
-    contents = search_contents()
-    contents["config"] = "<script>alert(1)</script>"
-    assert "<script>alert" not in render_report(contents)
+    assert "<script>alert" not in html_report(report(config="<script>alert(1)</script>"))
 
 
 def test_the_csv_has_every_candidate(tmp_path):
-    rows = search_contents()["candidates"]
-    write_csv(tmp_path / "search.csv", rows)
+    candidates = report().candidates
+    write_csv(tmp_path / "search.csv", candidates)
     with (tmp_path / "search.csv").open() as file:
         found = list(csv.DictReader(file))
-    assert [row["arch"] for row in found] == [row["arch"] for row in rows]
-    assert [float(row["C4"]) for row in found] == [row["taps"]["C4"] for row in rows]
+    assert [row["arch"] for row in found] == [str(arch) for arch in candidates.archs]
+    assert [float(row["C4"]) for row in found] == candidates.taps["C4"].tolist()

@@ -1,59 +1,58 @@
 import numpy as np
 import pytest
 import torch
-from samples import SPACE, random_batches
+from samples import SPACE, random_batches, random_supernet
 from torch import nn
 from torch.nn import functional as F
 
 from data_plugin import UserError
-from data_plugin.backbones import DynamicResNet, extract
+from data_plugin.backbones import extract
 from data_plugin.features.prefix_tree import tree_order, walk
 from data_plugin.images.batch import LoadedImage
 from data_plugin.search.distances.relation import TeacherRelation
-from data_plugin.search.searcher import search
+from data_plugin.search.result import SearchResult
+from data_plugin.search.searcher import Searcher
+from data_plugin.space.resolution import Resolution
 from data_plugin.supernet.calibration import calibrate
+from data_plugin.supernet.checkpoint import Supernet
 
 
-@pytest.fixture(scope="module")
-def supernet() -> tuple[DynamicResNet, DynamicResNet]:
-    torch.manual_seed(0)
-    query, key = DynamicResNet(SPACE), DynamicResNet(SPACE)
-    for network in (query, key):  # statistics as after some training, so that the policies differ
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                nn.init.uniform_(module.weight, 0.5, 1.5)
-                nn.init.normal_(module.bias, std=0.2)
-                module.running_mean.normal_(std=0.2)
-                module.running_var.uniform_(0.5, 1.5)
-    return query, key
+def by_tap(result: SearchResult) -> np.ndarray:
+    """Divergences per tap, network and image."""
+    return np.stack([tap.values[tap.rows] for tap in result.taps.values()])
 
 
-def per_network(query, key, archs, data, taps, norm):
+def divergence(teacher: torch.Tensor, student: torch.Tensor, reduction: str = "mean") -> float:
+    """Eq. 4 and 5 of DATA with whole matrices, less the teacher's distance to itself, on maps (C, H, W)."""
+    columns = [F.normalize(features.flatten(1).double(), dim=0) for features in (teacher, student)]
+    target, logits = (each.T @ each / 0.2 for each in columns)
+    rows = (target.softmax(1) * (target.log_softmax(1) - logits.log_softmax(1))).sum(1)
+    return float(rows.mean() if reduction == "mean" else rows.sum())
+
+
+def per_network(supernet: Supernet, archs, data, taps, norm: str, reduction: str = "mean", **options) -> np.ndarray:
     """Every network on its own, from the image to its taps, in double loops."""
     found = np.zeros((len(taps), len(archs), sum(len(batch.names) for batch in data)))
-    query.train(norm == "batch")
-    key.train(norm == "batch")
 
-    def network(supernet, arch):
-        if norm != "recalibrated":
-            return lambda images: supernet(images, arch)
-        alone = extract(supernet, arch)
-        calibrate([alone], [batch.images for batch in data])
-        return alone
+    def network(branch, arch):
+        alone = extract(branch, arch, **options)
+        if norm == "recalibrated":
+            calibrate([alone], [batch.images for batch in data])
+        return alone.train(norm == "batch")
 
-    teacher_network = network(key, SPACE.largest)
+    teacher_network = network(supernet.key, SPACE.largest)
     with torch.no_grad():
         for a, arch in enumerate(archs):
             column = 0
-            student_network = network(query, arch)
+            student_network = network(supernet.query, arch)
             for batch in data:
                 teacher, student = teacher_network(batch.images), student_network(batch.images)
                 for i, (h, w) in enumerate(batch.sizes):
                     for t, tap in enumerate(taps):
-                        level, stride = int(tap[1]) - 2, 2 ** int(tap[1])
-                        crop = (slice(i, i + 1), slice(None), slice(0, -(-h // stride)), slice(0, -(-w // stride)))
-                        relation = TeacherRelation(teacher[level][crop])
-                        found[t, a, column + i] = relation.distance(student[level][crop]).item()
+                        level = int(tap[1]) - 2
+                        down, across = (batch.images.shape[s] / teacher[level].shape[s] for s in (2, 3))
+                        own = (i, slice(None), slice(0, int(np.ceil(h / down))), slice(0, int(np.ceil(w / across))))
+                        found[t, a, column + i] = divergence(teacher[level][own], student[level][own], reduction)
                 column += len(batch.names)
     return found
 
@@ -61,37 +60,66 @@ def per_network(query, key, archs, data, taps, norm):
 @pytest.mark.parametrize("norm", ["batch", "recalibrated", "running"])
 @pytest.mark.parametrize("taps", [("C5",), ("C2", "C4"), ("C2", "C3", "C4", "C5")])
 def test_scores_equal_running_every_network_on_its_own(supernet, taps, norm):
-    query, key = supernet
     archs = SPACE.sample(12, seed=3)
     data = random_batches([(64, 96), (64, 96)], [(96, 64)])
-    result = search(query, key, archs, data, taps, norm=norm)
-    state = {name: value.clone() for name, value in query.state_dict().items()}
-    expected = per_network(query, key, result.archs, data, taps, norm)
-    query.load_state_dict(state)
+    result = Searcher(supernet, taps, norm=norm).measure(archs, data)
     assert set(result.archs) == set(archs)
-    np.testing.assert_allclose(result.distances, expected, rtol=1e-4)
+    np.testing.assert_allclose(by_tap(result), per_network(supernet, result.archs, data, taps, norm), rtol=1e-3)
+    np.testing.assert_allclose(result.scores, by_tap(result).mean(axis=2).sum(axis=0))
     assert result.images == ["0-0", "0-1", "1-0"]
 
 
+def test_a_sum_over_positions_is_what_eq_5_prints(supernet):
+    archs, data, taps = SPACE.sample(4, seed=3), random_batches([(64, 96)]), ("C2", "C5")
+    result = Searcher(supernet, taps, reduction="sum", norm="running").measure(archs, data)
+    expected = per_network(supernet, result.archs, data, taps, "running", "sum")
+    np.testing.assert_allclose(by_tap(result), expected, rtol=1e-3)
+    mean = Searcher(supernet, taps, norm="running").measure(archs, data)
+    for tap, positions in (("C2", 16 * 24), ("C5", 2 * 3)):
+        np.testing.assert_allclose(result.taps[tap].values, positions * mean.taps[tap].values, rtol=1e-6)
+
+
+def test_every_tap_counts_alike_and_the_sum_is_decided_by_the_largest_map():
+    """With as many positions as a detector's images have, the summed distance ranks networks by stage 1 alone."""
+    taps, data = ("C2", "C3", "C4", "C5"), random_batches([(192, 256)])
+    archs = SPACE.sample(40, seed=0)
+    found = {r: Searcher(random_supernet(), taps, reduction=r).measure(archs, data) for r in ("mean", "sum")}
+    shares = {}
+    for reduction, result in found.items():
+        columns = [tap.scores for tap in result.taps.values()]
+        shares[reduction] = np.cov(columns[0], result.scores)[0, 1] / result.scores.var(ddof=1)
+    assert shares["sum"] > 0.9
+    assert shares["mean"] < 0.7
+
+
+def test_the_teacher_diverges_from_itself_by_nothing(supernet):
+    twins = Supernet(supernet.info, supernet.key, supernet.key)
+    result = Searcher(twins, ("C3", "C5")).measure([SPACE.largest, SPACE.smallest], random_batches([(64, 64)] * 2))
+    own, other = (result.scores[result.index[arch]] for arch in (SPACE.largest, SPACE.smallest))
+    assert abs(own) < 1e-6 < other
+    assert result.entropy > other  # most of a distance is the same for all
+
+
 def test_padding_is_not_compared(supernet):
-    query, key = supernet
     archs = SPACE.sample(3, seed=0)
     alone = random_batches([(64, 64)])
     pixels = F.pad(alone.source[0].pixels, (0, 64))
     alone.source.images[0] = LoadedImage(pixels, (64, 64))
-    full = search(query, key, archs, alone, ["C2"], norm="running").distances
-    masked = per_network(query, key, tree_order(archs), alone, ("C2",), "running")
-    np.testing.assert_allclose(full, masked, rtol=1e-5)
+    searcher = Searcher(supernet, ["C2"], norm="running")
+    full = by_tap(searcher.measure(archs, alone))
+    np.testing.assert_allclose(full, per_network(supernet, tree_order(archs), alone, ("C2",), "running"), rtol=1e-3)
     alone.source.images[0] = LoadedImage(pixels, (64, 128))
-    assert not np.allclose(full, search(query, key, archs, alone, ["C2"], norm="running").distances)
+    assert not np.allclose(full, by_tap(searcher.measure(archs, alone)))
 
 
 @pytest.mark.parametrize("norm", ["batch", "recalibrated", "running"])
 def test_search_leaves_the_supernet_as_it_was(supernet, norm):
-    query, key = supernet
-    before = [{k: v.clone() for k, v in network.state_dict().items()} for network in supernet]
-    search(query, key, SPACE.sample(3, seed=0), random_batches([(64, 64)]), ["C5"], norm=norm)
-    for network, state in zip(supernet, before, strict=True):
+    networks = (supernet.query, supernet.key)
+    before = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
+    searcher = Searcher(supernet, ["C5"], norm=norm)
+    searcher.measure(SPACE.sample(3, seed=0), random_batches([(64, 64)]))
+    searcher.extract(SPACE.sample(2, seed=0), random_batches([(64, 64)]))
+    for network, state in zip(networks, before, strict=True):
         for name, value in network.state_dict().items():
             assert torch.equal(value, state[name]), name
         norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -99,11 +127,10 @@ def test_search_leaves_the_supernet_as_it_was(supernet, norm):
 
 
 def test_walk_computes_every_distinct_prefix_once(supernet):
-    query, _ = supernet
     archs = tree_order(list(SPACE))
     seen: list[tuple[int, int, int]] = []
     with torch.no_grad():
-        walk(query.eval(), torch.randn(1, 3, 32, 32), archs, 3, lambda stage, x, a, b: seen.append((stage, a, b)))
+        walk(supernet.query, torch.randn(1, 3, 32, 32), archs, 3, lambda stage, x, a, b: seen.append((stage, a, b)))
     for stage in range(4):
         prefixes = {(a.stem, a.width[: stage + 1], a.depth[: stage + 1]) for a in archs}
         spans = [(a, b) for s, a, b in seen if s == stage]
@@ -111,67 +138,74 @@ def test_walk_computes_every_distinct_prefix_once(supernet):
         assert sum(b - a for a, b in spans) == len(archs)
 
 
-def test_ranking_margin_and_errors(supernet):
-    query, key = supernet
+def test_what_networks_share_is_kept_once(supernet):
+    """The whole space of the paper at 4 taps and 256 images is 195 MB so, and 699 MB by network."""
+    archs = list(SPACE)
+    result = Searcher(supernet, ("C2", "C3", "C4", "C5")).measure(archs, random_batches([(64, 64)]))
+    maps = [len({(a.stem, a.width[:n], a.depth[:n]) for a in archs}) for n in (1, 2, 3, 4)]
+    assert [len(tap.values) for tap in result.taps.values()] == maps
+    assert maps[0] < maps[1] < maps[2] < maps[3] == len(archs)
+
+
+def test_ranking_leads_and_errors(supernet):
     archs = SPACE.sample(6, seed=1)
-    result = search(query, key, archs, random_batches([(64, 64)] * 3, [(64, 64)] * 2), ["C4", "C5"])
-    totals = {arch: result.distances[:, i].sum(axis=0) for i, arch in enumerate(result.archs)}
+    data = random_batches([(64, 64)] * 3, [(64, 64)] * 2)
+    result = Searcher(supernet, ["C4", "C5"]).measure(archs, data)
+    totals = {arch: by_tap(result)[:, i].sum(axis=0) for i, arch in enumerate(result.archs)}
     best = sorted(archs, key=lambda arch: totals[arch].mean())
     order = result.ranking(archs)
     assert [result.archs[i] for i in order] == best
-    apart = totals[best[1]] - totals[best[0]]
-    margin, error = result.margin(order[0], order[1])
-    assert margin == pytest.approx(apart.mean())
-    assert error == pytest.approx(apart.std(ddof=1) / 5**0.5)
+    means, errors = result.apart(order[0], order[1:])
+    for mean, error, arch in zip(means, errors, best[1:], strict=True):
+        apart = totals[arch] - totals[best[0]]
+        assert mean == pytest.approx(apart.mean())
+        assert error == pytest.approx(apart.std(ddof=1) / 5**0.5)
     assert result.standard_errors[order[0]] == pytest.approx(totals[best[0]].std(ddof=1) / 5**0.5)
 
 
 def test_drawn_rows_are_the_same_for_all_networks_however_the_images_come(supernet):
-    query, key = supernet
     archs = SPACE.sample(4, seed=1)
-    sizes = [(64, 96), (64, 64), (96, 64)]
-    exact = search(query, key, archs, random_batches(sizes), ["C2", "C5"], norm="running")
+    taps, data = ["C2", "C5"], random_batches([(64, 96), (64, 64), (96, 64)])
+    exact = Searcher(supernet, taps, norm="running").measure(archs, data)
     assert not exact.sampling_errors.any()
-    drawn = search(query, key, archs, random_batches(sizes), ["C2", "C5"], norm="running", rows=40, seed=5)
-    fewer = search(query, key, archs[:2], random_batches(sizes), ["C2", "C5"], norm="running", rows=40, seed=5)
-    where = [drawn.archs.index(arch) for arch in fewer.archs]
-    np.testing.assert_allclose(fewer.distances, drawn.distances[:, where], rtol=1e-6)
-    np.testing.assert_allclose(drawn.distances[1], exact.distances[1], rtol=1e-6)  # C5 has no more positions than 40
-    assert not np.allclose(drawn.distances[0], exact.distances[0], rtol=1e-6)
+    searcher = Searcher(supernet, taps, norm="running", rows=40, seed=5)
+    drawn, fewer = searcher.measure(archs, data), searcher.measure(archs[:2], data)
+    where = [drawn.index[arch] for arch in fewer.archs]
+    np.testing.assert_allclose(by_tap(fewer), by_tap(drawn)[:, where], rtol=1e-4)
+    np.testing.assert_allclose(by_tap(drawn)[1], by_tap(exact)[1], rtol=1e-4)  # C5 has no more positions than 40
+    assert not np.allclose(by_tap(drawn)[0], by_tap(exact)[0], rtol=1e-4)
     assert (np.abs(drawn.scores - exact.scores) < 5 * drawn.sampling_errors).all()
-    # Networks share their rows, so what they differ by is surer than what each one's score is.
-    apart = (drawn.scores - drawn.scores[0]) - (exact.scores - exact.scores[0])
-    assert np.abs(apart[1:]).max() < np.abs(drawn.scores - exact.scores).max()
 
 
 @pytest.mark.parametrize("norm", ["batch", "recalibrated", "running"])
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_features_in_lower_precision_give_nearly_the_same_distances(supernet, precision, norm):
-    query, key = supernet
+def test_features_in_lower_precision_give_nearly_the_same_divergences(supernet, precision, norm):
     archs = SPACE.sample(4, seed=1)
     data = random_batches([(64, 64)] * 2)
-    full = search(query, key, archs, data, ["C2", "C3"], norm=norm)
-    low = search(query, key, archs, data, ["C2", "C3"], norm=norm, precision=precision)
-    np.testing.assert_allclose(low.distances, full.distances, rtol=0.02)
-    assert not np.allclose(low.distances, full.distances, rtol=1e-5)
-    assert low.distances.dtype == np.float64
+    full = by_tap(Searcher(supernet, ["C2", "C3"], norm=norm).measure(archs, data))
+    low = by_tap(Searcher(supernet, ["C2", "C3"], norm=norm, precision=precision).measure(archs, data))
+    np.testing.assert_allclose(low, full, rtol=0.05)
+    assert not np.allclose(low, full, rtol=1e-5)
+    assert low.dtype == np.float64
 
 
 def test_features_that_overflow_are_refused(supernet):
-    query, key = supernet
     data = random_batches([(64, 64)])
     data.source.images[0].pixels.mul_(1e6)
+    searcher = Searcher(supernet, ["C5"], norm="running", precision="float16")
     with pytest.raises(UserError, match="not finite in float16; search with --precision float32"):
-        search(query, key, [SPACE.smallest], data, ["C5"], norm="running", precision="float16")
+        searcher.measure([SPACE.smallest], data)
 
 
 @pytest.mark.parametrize("norm", ["batch", "recalibrated"])
-def test_prefixes_that_are_scored_already_are_not_compared_again(supernet, monkeypatch, norm):
-    query, key = supernet
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_what_an_earlier_measurement_found_is_not_measured_again(supernet, monkeypatch, norm, comes_back):
     data, taps, options = random_batches([(64, 96)] * 2, [(96, 64)]), ("C2", "C4", "C5"), {"norm": norm, "rows": 20}
     earlier = SPACE.sample(20, seed=1)
     later = [*SPACE.sample(20, seed=2), *earlier[:4]]
     estimate, compared = TeacherRelation.estimate, []
+    read: list[int] = []
+    get = type(data.source).__getitem__
 
     def counted(relation: TeacherRelation, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if not features.is_meta:  # on which memory is foreseen
@@ -179,58 +213,91 @@ def test_prefixes_that_are_scored_already_are_not_compared_again(supernet, monke
         return estimate(relation, features)
 
     monkeypatch.setattr(TeacherRelation, "estimate", counted)
-    scored = search(query, key, earlier, data, taps, **options)
+    monkeypatch.setattr(type(data.source), "__getitem__", lambda source, i: (read.append(i), get(source, i))[1])
+    searcher = Searcher(supernet, taps, **options)
 
-    def comparisons(archs, **more):
+    def comparisons(measure, archs):
         compared.clear()
-        return search(query, key, archs, data, taps, **options, **more), len(compared)
+        read.clear()
+        return measure(archs), len(compared)
 
-    expected, alone = comparisons(later)
-    found, new = comparisons(later, scored=scored)
-    both = comparisons([*earlier, *later])[1]
-    assert new == both - comparisons(earlier)[1] < alone
+    expected, alone = comparisons(lambda archs: searcher.measure(archs, data), later)
+    of_earlier = comparisons(lambda archs: searcher.measure(archs, data), earlier)[1]
+    both = comparisons(lambda archs: searcher.measure(archs, data), [*earlier, *later])[1]
+    measurement = searcher.on(data, comes_back=comes_back)
+    measurement.measure(earlier)
+    found, new = comparisons(measurement.measure, later)
+    assert new == both - of_earlier < alone
+    assert (not read) is comes_back  # images are kept for later calls, if such were announced
     assert found.archs == expected.archs
-    np.testing.assert_allclose(found.distances, expected.distances, rtol=1e-6)
-    np.testing.assert_allclose(found.sampling_variance, expected.sampling_variance, rtol=1e-3)
+    np.testing.assert_allclose(by_tap(found), by_tap(expected), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(found.sampling_errors, expected.sampling_errors, rtol=1e-3)
     assert (found.images, found.data_hash, found.parts) == (expected.images, expected.data_hash, expected.parts)
-    again, none = comparisons(earlier[:3], scored=scored)
+    again, none = comparisons(measurement.measure, earlier[:3])
     assert none == 0
-    assert again.ranking(earlier[:3]) == search(query, key, earlier[:3], data, taps, **options).ranking(earlier[:3])
-    with pytest.raises(ValueError, match="other images or taps"):
-        search(query, key, later, random_batches([(64, 64)]), taps, **options, scored=scored)
+    assert again.ranking(earlier[:3]) == searcher.measure(earlier[:3], data).ranking(earlier[:3])
+
+
+def test_the_teacher_runs_once_a_batch_however_often_one_comes_back(supernet, monkeypatch):
+    measurement = Searcher(supernet, ["C5"]).on(random_batches([(64, 64)] * 2, [(64, 64)]), comes_back=True)
+    walked, walk_teacher = [], measurement.teacher.walk
+    monkeypatch.setattr(measurement.teacher, "walk", lambda *given: (walked.append(1), walk_teacher(*given))[1])
+    for seed in range(3):
+        measurement.measure(SPACE.sample(4, seed=seed))
+    assert len(walked) == 2
+
+
+def test_networks_may_see_more_images_later(supernet):
+    archs, data = SPACE.sample(6, seed=1), random_batches([(64, 64)], [(64, 96)], [(96, 64)])
+    searcher = Searcher(supernet, ["C3", "C5"])
+    measurement = searcher.on(data)
+    few = measurement.measure(archs, [0])
+    assert few.images == ["0-0"]
+    more = measurement.measure(archs[:3], [0, 1, 2])
+    whole = searcher.measure(archs[:3], data)
+    np.testing.assert_allclose(by_tap(more), by_tap(whole), rtol=1e-6)
+    assert more.data_hash == whole.data_hash
 
 
 @pytest.mark.parametrize("size", [(65, 97), (63, 33), (50, 71)])
 @pytest.mark.parametrize(
-    "options",
+    "resolution",
     [
-        {},
-        {"strides": (1, 2, 1, 1), "dilations": (1, 1, 2, 4)},
-        {"strides": (1, 2, 2, 1), "dilations": (1, 1, 1, 2), "contract_dilation": True},
+        Resolution(),
+        Resolution((1, 2, 1, 1), (1, 1, 2, 4)),
+        Resolution((1, 2, 2, 1), (1, 1, 1, 2), contract_dilation=True),
     ],
 )
-def test_scores_at_any_stride_dilation_and_size_equal_running_every_network_on_its_own(supernet, options, size):
-    query, key = (branch.with_options(**options) for branch in supernet)
-    archs = SPACE.sample(6, seed=3)
+def test_scores_at_any_stride_dilation_and_size_equal_running_every_network_on_its_own(supernet, resolution, size):
+    options = resolution.options()
+    moved = Supernet(supernet.info, *(b.with_options(**options) for b in (supernet.query, supernet.key)))
+    archs, taps = SPACE.sample(6, seed=3), ("C2", "C3", "C4", "C5")
     data = random_batches([size] * 2, [size[::-1]])
-    result = search(query, key, archs, data, ("C2", "C3", "C4", "C5"), norm="batch")
-    query.train(), key.train()
-    start = 0
-    for batch in data:
-        with torch.no_grad():
-            teachers = [TeacherRelation(features) for features in key(batch.images, SPACE.largest)]
-            for i, arch in enumerate(result.archs):
-                for t, features in enumerate(query(batch.images, arch)):
-                    found = result.distances[t, i, start : start + len(batch.names)]
-                    np.testing.assert_allclose(found, teachers[t].distance(features), rtol=1e-4)
-        start += len(batch.names)
+    result = Searcher(moved, taps).measure(archs, data)
+    expected = per_network(moved, result.archs, data, taps, "batch", **options)
+    np.testing.assert_allclose(by_tap(result), expected, rtol=2e-3)
+
+
+def test_extracted_networks_have_statistics_of_their_own(supernet):
+    archs, data = SPACE.sample(5, seed=4), random_batches([(64, 64)] * 2, [(64, 96)])
+    seen: list[int] = []
+    networks = Searcher(supernet, ["C2"]).extract(archs, data, seen.append)
+    assert [network.arch for network in networks] == archs
+    assert sum(seen) == 3
+    for network in networks:
+        alone = extract(supernet.query, network.arch)
+        calibrate([alone], [batch.images for batch in data])
+        assert not network.training
+        for name, value in alone.state_dict().items():
+            if not name.endswith("num_batches_tracked"):
+                torch.testing.assert_close(network.state_dict()[name], value, msg=name)
 
 
 def test_progress_counts_networks_per_batch(supernet):
-    query, key = supernet
     archs = SPACE.sample(7, seed=1)
-    counts: list[int] = []
-    search(query, key, archs, random_batches([(64, 64)], [(64, 64)]), ["C3"], progress=counts.append)
+    counts: list[float] = []
+    searcher = Searcher(supernet, ["C3"])
+    searcher.on(random_batches([(64, 64)], [(64, 64)]), progress=counts.append).measure(archs)
     assert sum(counts) == 2 * len(archs)
 
 
@@ -240,13 +307,14 @@ def test_progress_counts_networks_per_batch(supernet):
         ({"archs": []}, "no network"),
         ({"batches": random_batches()}, "no image"),
         ({"taps": ["C6"]}, "C6"),
-        ({"norm": "group"}, "group"),
+        ({"norm": "group"}, "the norm policy is 'group'"),
         ({"precision": "float8"}, "float8"),
+        ({"reduction": "max"}, "the reduction is 'max'; expected one of mean, sum"),
         ({"rows": 1}, "1 rows"),
     ],
 )
 def test_bad_input(supernet, change, message):
-    query, key = supernet
-    arguments = {"archs": [SPACE.smallest], "batches": random_batches([(64, 64)]), "taps": ["C5"], **change}
+    given = {"archs": [SPACE.smallest], "batches": random_batches([(64, 64)]), "taps": ["C5"], **change}
+    archs, batches = given.pop("archs"), given.pop("batches")
     with pytest.raises(UserError, match=message):
-        search(query, key, **arguments)
+        Searcher(supernet, given.pop("taps"), **given).measure(archs, batches)

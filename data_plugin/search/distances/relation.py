@@ -32,8 +32,10 @@ class TeacherRelation:
 
     For every position i of a feature map, r_ij is the softmax over all positions j of m_i . m_j / temperature
     (columns m L2-normalised), and a student with relations r is R = sum_i sum_j -r'_ij log r_ij away from a
-    teacher with relations r' (DATA, Eq. 4 and 5; lower is closer). Channel numbers may differ. The relation is
-    computed in tiles, so memory grows with HW and never with its square.
+    teacher with relations r' (DATA, Eq. 4 and 5; lower is closer). Most of R is the same for all students: the entropy
+    of the teacher's own relations. What R exceeds it by is the divergence, zero for a student with the teacher's
+    relations. Channel numbers may differ. The relation is computed in tiles, so memory grows with HW and never with its
+    square.
 
     Args:
         features: the teacher's feature maps (N, C', H, W).
@@ -42,8 +44,12 @@ class TeacherRelation:
             all. Drawn uniformly, as :func:`draw_rows` does, they leave R unbiased.
         tile: positions along each side of a tile; None takes :func:`tile_on` the device.
         keep: keep the teacher's side in memory; None decides by :func:`kept`.
-        kernel: compute with the Triton kernel of :mod:`.relation_kernel` instead of PyTorch;
-            None takes, on a CUDA device, what is faster there for the first student, else PyTorch.
+        kernel: compute with the Triton kernel of :mod:`.relation_kernel` instead of PyTorch; None takes, on a CUDA
+            device, what is faster there for the first student of a shape, else PyTorch.
+        faster: remembers by the shape of a relation whether the kernel was faster, for other relations of that shape.
+
+    Attributes:
+        positions: number of positions of the map.
 
     Raises:
         UserError: if the temperature is too low.
@@ -57,6 +63,7 @@ class TeacherRelation:
         tile: int | None = None,
         keep: bool | None = None,
         kernel: bool | None = None,
+        faster: dict[tuple[int, ...], bool] | None = None,
     ) -> None:
         if not temperature >= LOWEST_TEMPERATURE:
             raise UserError(f"the temperature is {temperature}; expected at least {LOWEST_TEMPERATURE}")
@@ -65,10 +72,10 @@ class TeacherRelation:
         self.highest = torch.tensor(1 / temperature, device=features.device)
         self.columns = self._columns(features)
         self.selected = self._selected(self.columns)
-        count, positions = self.selected.shape[1], self.columns.shape[1]
-        keep = kept(positions, count) if keep is None else keep
+        count, self.positions = self.selected.shape[1], self.columns.shape[1]
+        keep = kept(self.positions, count) if keep is None else keep
         size = tile or tile_on(features.device)
-        blocks = _blocks(positions, size)
+        blocks = _blocks(self.positions, size)
         if rows is None:
             # What the tiles below the diagonal hold is what those above it hold.
             self.tiles = [(block, other) for i, block in enumerate(blocks) for other in blocks[i:]]
@@ -76,44 +83,74 @@ class TeacherRelation:
             self.tiles = [(block, other) for block in _blocks(count, size) for other in blocks]
         if features.is_meta and not keep:  # Only memory is of interest there, and tiles that go again take the same.
             self.tiles = self.tiles[:2]
-        sums = torch.zeros(self.selected.shape[:2], dtype=torch.float64, device=features.device)
+        sums, held = self._row_sums(keep)
+        self.shares = sums.reciprocal().float()
+        self.targets = [self._shared(*pair) for pair in zip(held, self.tiles, strict=True)] if keep else None
+        self.shape = (self.positions, count, self.columns.shape[2])
+        self.faster = {} if faster is None else faster
+        self.kernel = kernel
+        if kernel is None and not (features.is_cuda and importlib.util.find_spec("triton")):
+            self.kernel = False
+        self.entropies = self._tiled(self.columns, self.selected)
+
+    @property
+    def own(self) -> Tensor:
+        """The teacher's distance to itself, R of its own relations, (N,), float64."""
+        return self._over_rows(self.entropies)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of what is kept for the students."""
+        return self.columns.nbytes + sum(target.nbytes for target in self.targets or ())
+
+    def distance(self, features: Tensor) -> Tensor:
+        """R of each student map (N, C, H, W), shape (N,), float64 (Eq. 4 and 5)."""
+        return self.own + self.estimate(features)[0]
+
+    def estimate(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Divergence of each student map (N, C, H, W) from the teacher's, and its variance from drawing rows.
+
+        Returns:
+            Divergences (N,) and variances (N,), float64; variances are zero where no rows were drawn.
+        """
+        student = self._columns(features)
+        if self.kernel is None:
+            self._choose(student)
+        divergences = (self._fused if self.kernel else self._tiled)(student) - self.entropies
+        total = self._over_rows(divergences)
+        if self.rows is None:
+            return total, torch.zeros_like(total)
+        positions, count = self.positions, self.rows.shape[1]
+        variance = divergences.var(dim=1) * positions**2 / count * (1 - count / positions)
+        return total, variance
+
+    def _row_sums(self, keep: bool) -> tuple[Tensor, list[Tensor]]:
+        """What the teacher's rows add up to (N, n), float64, and its tiles if they are kept."""
+        sums = torch.zeros(self.selected.shape[:2], dtype=torch.float64, device=self.selected.device)
         held = []
         for each in self.tiles:
             values = self._logits(self.selected, self.columns, *each).exp_()
             self._add_up(sums, values, *each)
             if keep:
                 held.append(values)
-        self.shares = sums.reciprocal().float()
-        self.targets = [self._shared(*pair) for pair in zip(held, self.tiles, strict=True)] if keep else None
-        self.kernel = kernel
-        if kernel is None and not (features.is_cuda and importlib.util.find_spec("triton")):
-            self.kernel = False
+        return sums, held
 
-    def distance(self, features: Tensor) -> Tensor:
-        """Distance of each student map (N, C, H, W) to the teacher's, shape (N,), float64."""
-        return self.estimate(features)[0]
+    def _choose(self, student: Tensor) -> None:
+        """Take the kernel where it is the faster way for relations of this shape."""
+        if self.shape not in self.faster:
+            self.faster[self.shape] = _is_faster(self._fused, self._tiled, student)
+        self.kernel = self.faster[self.shape]
+        if self.kernel:
+            self.targets = None
 
-    def estimate(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Distance of each student map (N, C, H, W) to the teacher's, and its variance from drawing rows.
+    def _over_rows(self, values: Tensor) -> Tensor:
+        """The sum (N,) over all rows of which (N, n) are given."""
+        total = values.sum(dim=1)
+        return total if self.rows is None else total * self.positions / self.rows.shape[1]
 
-        Returns:
-            Distances (N,) and variances (N,), float64; variances are zero where no rows were drawn.
-        """
-        student = self._columns(features)
-        if self.kernel is None:
-            self.kernel = _is_faster(self._fused, self._tiled, student)
-            self.targets = None if self.kernel else self.targets
-        cross_entropies = (self._fused if self.kernel else self._tiled)(student)
-        total = cross_entropies.sum(dim=1)
-        if self.rows is None:
-            return total, torch.zeros_like(total)
-        positions, count = student.shape[1], self.rows.shape[1]
-        variance = cross_entropies.var(dim=1) * positions**2 / count * (1 - count / positions)
-        return total * positions / count, variance
-
-    def _tiled(self, student: Tensor) -> Tensor:
+    def _tiled(self, student: Tensor, selected: Tensor | None = None) -> Tensor:
         """Cross-entropies of the rows (N, n); without drawn rows, a row may have a part of another's."""
-        selected = self._selected(student)
+        selected = self._selected(student) if selected is None else selected
         sums, expected = torch.zeros(2, *selected.shape[:2], dtype=torch.float64, device=student.device)
         for tile, target in zip(self.tiles, self.targets or self._targets(), strict=True):
             logits = self._logits(selected, student, *tile)

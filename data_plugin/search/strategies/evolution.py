@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
+from data_plugin.search.strategies.strategy import Candidates, Measures, Outcome, Within, distinct
 from data_plugin.space.arch import Arch
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.utils.errors import UserError
@@ -35,6 +37,8 @@ class Evolution:
     parents: float = 0.25
     mutated: float = 0.5
     mutation: float = 0.1
+    comes_back = True
+    chosen = "found by evolution"
 
     def __post_init__(self) -> None:
         if self.population < 4 or self.generations < 1:
@@ -43,23 +47,51 @@ class Evolution:
                 "expected at least 1 generation of 4"
             )
 
+    def candidates(self, space: SearchSpace, budgets: Mapping[str, Within], seed: int) -> Candidates:
+        """None are known beforehand."""
+        return {}
+
+    def most(self, candidates: Candidates, budgets: int) -> int:
+        """See :class:`Strategy`."""
+        return budgets * self.population * (self.generations + 1)
+
+    def search(
+        self,
+        measures: Measures,
+        candidates: Candidates,
+        space: SearchSpace,
+        budgets: Mapping[str, Within],
+        seed: int,
+    ) -> Outcome:
+        """See :class:`Strategy`."""
+
+        def measure(archs: Sequence[Arch]) -> list[float]:
+            result = measures.measure(archs)
+            return [float(result.scores[result.index[arch]]) for arch in archs]
+
+        found = {name: evolve(space, within, measure, self, seed) for name, within in budgets.items()}
+        return Outcome(measures.measure(distinct(found)), found)
+
+    def to_json(self) -> dict[str, Any]:
+        """See :class:`Strategy`."""
+        return {"name": "evolution", **asdict(self)}
+
 
 def evolve(
     space: SearchSpace,
-    fits: Callable[[np.ndarray], np.ndarray],
-    measure: Callable[[int, Sequence[Arch]], Sequence[float]],
+    fits: Within,
+    measure: Callable[[Sequence[Arch]], Sequence[float]],
     settings: Evolution,
     seed: int,
 ) -> list[Arch]:
-    """Evolve networks within a budget towards low distances.
+    """Evolve networks within a budget towards low divergences.
 
     Args:
         space: the search space; it is never enumerated.
-        fits: takes a table of networks (N, 9), returns the mask (N,) of those within the budget.
-        measure: takes the number of a generation and its networks, none of which it has seen before, and returns
-            their distances.
+        fits: tells which networks are within the budget.
+        measure: takes the networks of a generation, none of which it has seen before, and returns their divergences.
         settings: sizes and rates.
-        seed: the same seed and distances give the same networks.
+        seed: the same seed and divergences give the same networks.
 
     Returns:
         All networks that were measured, closest first.
@@ -77,7 +109,7 @@ def evolve(
                 return arch
         return None
 
-    def generation(number: int, draws: Sequence[Callable[[], Arch]]) -> None:
+    def generation(draws: Sequence[Callable[[], Arch]]) -> None:
         archs: list[Arch] = []
         for draw in draws:
             arch = new(draw, {*scores, *archs})
@@ -85,18 +117,18 @@ def evolve(
                 break
             archs.append(arch)
         if archs:
-            scores.update(zip(archs, measure(number, archs), strict=True))
+            scores.update(zip(archs, measure(archs), strict=True))
 
-    generation(0, [lambda: space.draw(generator)] * settings.population)
+    generation([lambda: space.draw(generator)] * settings.population)
     if not scores:
         raise UserError(f"{TRIES} drawn networks held none within the budget; widen it")
-    for number in range(1, settings.generations + 1):
+    for _ in range(settings.generations):
         best = sorted(scores, key=lambda arch: (scores[arch], arch))
         parents = best[: max(2, round(settings.parents * settings.population))]
         mutations = round(settings.mutated * settings.population)
         mutate = [lambda parents=parents: _mutated(_pick(parents, generator), space, settings.mutation, generator)]
         cross = [lambda parents=parents: _crossed(_pick(parents, generator), _pick(parents, generator), generator)]
-        generation(number, mutate * mutations + cross * (settings.population - mutations))
+        generation(mutate * mutations + cross * (settings.population - mutations))
     return sorted(scores, key=lambda arch: (scores[arch], arch))
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-from scipy.stats import t as student_t
-
-from data_plugin.search.searcher import SearchResult
+from data_plugin.search.certainty import surely_behind
+from data_plugin.search.result import SearchResult
+from data_plugin.search.strategies.exhaustive import Exhaustive
+from data_plugin.search.strategies.sample import Sample
+from data_plugin.search.strategies.strategy import Candidates, Measures, Outcome, Within, distinct
 from data_plugin.space.arch import Arch
+from data_plugin.space.search_space import SearchSpace
 from data_plugin.utils.errors import UserError
 
 ROUNDS = (1 / 8, 1 / 4, 1 / 2, 1.0)
@@ -18,85 +21,74 @@ ROUNDS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 
 @dataclass(frozen=True)
 class Halving:
-    """What is left of the candidates, and what was dropped on the way.
+    """Rounds of more and more images, networks that are surely behind being dropped after each.
+
+    A network is dropped from a budget when the closest one there is closer by :func:`surely_behind`; one that is in no
+    budget any more sees no further images.
 
     Args:
-        result: distances of the networks that saw all images.
-        dropped: the other networks, with the images that they saw and their mean distance on these.
-        confidence: per round and budget, that every dropped network is further than one that was kept.
-    """
-
-    result: SearchResult
-    dropped: Mapping[Arch, tuple[int, float]]
-    confidence: float
-
-
-def halve(
-    measure: Callable[[int, Sequence[Arch], Sequence[int]], SearchResult],
-    candidates: Mapping[str, Sequence[Arch]],
-    batches: int,
-    confidence: float = 0.95,
-) -> Halving:
-    """Search in rounds of more and more images, dropping networks that are surely behind.
-
-    A network is dropped from a budget when the closest one there is closer in a paired, one-sided t test, corrected
-    for all pairs; one that is in no budget any more sees no further images.
-
-    Args:
-        measure: takes the number of a round, networks and indices of batches, and returns their distances.
-        candidates: by budget, its networks.
-        batches: number of batches.
-        confidence: of the test, between 0.5 and 1.
+        start: gives the networks of the first round.
+        confidence: per round and budget, that every dropped network is further than one that was kept; between 0.5
+            and 1.
 
     Raises:
         UserError: if the confidence is out of range.
     """
-    if not 0.5 < confidence < 1:
-        raise UserError(f"the confidence is {confidence}; expected more than 0.5 and less than 1")
-    alive = {budget: list(archs) for budget, archs in candidates.items()}
-    seen: SearchResult | None = None
-    dropped: dict[Arch, tuple[int, float]] = {}
-    start = 0
-    for number, part in enumerate(ROUNDS):
-        end = max(start, round(part * batches)) if part < 1 else batches
-        if end == start:
-            continue
-        archs = sorted({arch for found in alive.values() for arch in found})
-        found = measure(number, archs, range(start, end))
-        seen = found if seen is None else _joined(seen, found)
-        start = end
-        if start < batches:
-            alive = {budget: _not_behind(seen, archs, confidence) for budget, archs in alive.items()}
-            kept = {arch for archs in alive.values() for arch in archs}
-            means = dict(zip(seen.archs, seen.scores, strict=True))
-            dropped.update({a: (len(seen.images), float(means[a])) for a in archs if a not in kept})
-    assert seen is not None
-    return Halving(seen, dropped, confidence)
 
+    start: Sample | Exhaustive
+    confidence: float = 0.95
+    comes_back = False
 
-def _not_behind(result: SearchResult, archs: Sequence[Arch], confidence: float) -> list[Arch]:
-    images = len(result.images)
-    if images < 3:
-        return list(archs)
-    rows = {arch: i for i, arch in enumerate(result.archs)}
-    values = result.per_image[[rows[arch] for arch in archs]]
-    apart = values - values[values.mean(axis=1).argmin()]
-    # The closest was picked after looking, so the test has to hold for every pair at once (Bonferroni).
-    pairs = len(archs) * (len(archs) - 1) / 2 or 1
-    bound = student_t.ppf(1 - (1 - confidence) / pairs, images - 1) * apart.std(axis=1, ddof=1) / np.sqrt(images)
-    return [arch for arch, behind in zip(archs, apart.mean(axis=1) > bound, strict=True) if not behind]
+    def __post_init__(self) -> None:
+        if not 0.5 < self.confidence < 1:
+            raise UserError(f"the confidence is {self.confidence}; expected more than 0.5 and less than 1")
 
+    @property
+    def chosen(self) -> str:
+        """See :class:`Strategy`."""
+        return f"left of {self.start.chosen}"
 
-def _joined(before: SearchResult, now: SearchResult) -> SearchResult:
-    """The networks of ``now`` on the images of both."""
-    rows = {arch: i for i, arch in enumerate(before.archs)}
-    earlier = before.distances[:, [rows[arch] for arch in now.archs]]
-    return SearchResult(
-        archs=now.archs,
-        taps=now.taps,
-        distances=np.concatenate([earlier, now.distances], axis=2),
-        images=[*before.images, *now.images],
-        data_hash=before.data_hash + now.data_hash,
-        sampling_variance=before.sampling_variance[:, [rows[arch] for arch in now.archs]] + now.sampling_variance,
-        parts=[*before.parts, *now.parts],
-    )
+    def candidates(self, space: SearchSpace, budgets: Mapping[str, Within], seed: int) -> Candidates:
+        """See :class:`Strategy`."""
+        return self.start.candidates(space, budgets, seed)
+
+    def most(self, candidates: Candidates, budgets: int) -> int:
+        """See :class:`Strategy`."""
+        return len(distinct(candidates))
+
+    def search(
+        self,
+        measures: Measures,
+        candidates: Candidates,
+        space: SearchSpace,
+        budgets: Mapping[str, Within],
+        seed: int,
+    ) -> Outcome:
+        """See :class:`Strategy`."""
+        alive = {name: list(archs) for name, archs in candidates.items()}
+        dropped: dict[Arch, tuple[int, float]] = {}
+        seen = 0
+        for part in ROUNDS:
+            end = measures.count if part == 1 else max(seen, round(part * measures.count))
+            if end == seen:
+                continue
+            archs = distinct(alive)
+            measures.skip(len(dropped) * (end - seen))
+            result = measures.measure(archs, range(end))
+            seen = end
+            if seen < measures.count:
+                alive = {name: self._kept(result, archs) for name, archs in alive.items()}
+                kept = set(distinct(alive))
+                scores = dict(zip(result.archs, result.scores.tolist(), strict=True))
+                dropped.update({arch: (len(result.images), scores[arch]) for arch in archs if arch not in kept})
+        return Outcome(result, alive, dropped)
+
+    def _kept(self, result: SearchResult, archs: Sequence[Arch]) -> list[Arch]:
+        closest, *others = result.ranking(archs)
+        behind = surely_behind(result, closest, others, self.confidence)
+        gone = {result.archs[index] for index, is_behind in zip(others, behind, strict=True) if is_behind}
+        return [arch for arch in archs if arch not in gone]
+
+    def to_json(self) -> dict[str, Any]:
+        """See :class:`Strategy`."""
+        return {"name": "halving", "start": self.start.to_json(), "confidence": self.confidence}

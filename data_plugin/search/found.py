@@ -1,0 +1,105 @@
+"""A finished search in a notebook or a script: its winners, with weights, ready for any training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from data_plugin.backbones.data_resnet import DATAResNet
+from data_plugin.frameworks.registry import FRAMEWORKS
+from data_plugin.frameworks.run import run_finetune
+from data_plugin.search.report.search_report import SearchReport, Winner
+from data_plugin.search.report.terminal import terminal_report
+from data_plugin.space.arch import Arch
+from data_plugin.supernet.backbone_files import load_backbone
+
+
+@dataclass(frozen=True)
+class FoundNetwork:
+    """One winner of a search.
+
+    Args:
+        winner: what the search says of it.
+        folder: its weights, architecture and configs.
+        report: the search's report.
+    """
+
+    winner: Winner
+    folder: Path
+    report: SearchReport
+
+    @property
+    def arch(self) -> Arch:
+        """Its architecture."""
+        return self.winner.arch
+
+    @property
+    def config(self) -> Path:
+        """The config of the search's framework that trains it as it is."""
+        framework = next(each for each in FRAMEWORKS if each.name == self.report.framework)
+        return self.folder / framework.configs.file_name(self.report.config)
+
+    def backbone(self) -> DATAResNet:
+        """The network with its weights, in evaluation mode, for any training loop."""
+        return load_backbone(self.folder)
+
+    def finetune(self, out: str | Path, **options: Any) -> Mapping[str, float]:
+        """Fine-tune it with the framework's own trainer.
+
+        Args:
+            out: folder of checkpoints, logs and metrics.
+            options: further arguments of :func:`data_plugin.frameworks.run.run_finetune`; the data root is the
+                search's if none is given.
+
+        Returns:
+            The framework's metrics in percent.
+
+        Raises:
+            UserError: if anything does not fit, such as an ``out`` that holds another run.
+        """
+        framework = next(each for each in FRAMEWORKS if each.name == self.report.framework)
+        root = self.report.data_root
+        options = {"data_root": None if root is None else Path(root), **options}
+        return run_finetune(str(self.config), Path(out), framework.task, framework=framework.name, **options)
+
+    def __repr__(self) -> str:
+        return f"FoundNetwork({self.winner.budget}: {self.arch}, score {self.winner.score:.4g}, {self.folder})"
+
+
+@dataclass(frozen=True)
+class Search:
+    """A finished search.
+
+    Args:
+        out: its output folder.
+        report: what it came to.
+    """
+
+    out: Path
+    report: SearchReport
+
+    @classmethod
+    def read(cls, out: str | Path) -> Search:
+        """The search of an output folder.
+
+        Raises:
+            UserError: if there is none.
+        """
+        return cls(Path(out), SearchReport.read(out))
+
+    @cached_property
+    def winners(self) -> list[FoundNetwork]:
+        """The closest network of every budget, or its whole front."""
+        return [FoundNetwork(winner, self.out / winner.folder, self.report) for winner in self.report.winners]
+
+    def __str__(self) -> str:
+        return terminal_report(self.report)
+
+    def _repr_html_(self) -> str:
+        """Winners and score plots, as notebooks show them."""
+        from data_plugin.search.report.html import html_summary
+
+        return html_summary(self.report)

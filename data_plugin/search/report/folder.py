@@ -1,0 +1,91 @@
+"""What a search leaves behind: ``search.json``, ``search.csv``, ``report.html`` and a folder per winner."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from data_plugin.backbones.data_resnet import DATAResNet
+from data_plugin.search.report.html import html_report
+from data_plugin.search.report.search_report import Candidates, SearchReport, Winner
+from data_plugin.supernet.backbone_files import save_backbone
+from data_plugin.utils.errors import UserError
+
+PARTIAL = "partial"
+"""Folder of an unfinished search in its output folder."""
+
+
+def require_free(out: Path, overwrite: bool, resume: bool) -> None:
+    """Check that an output folder may be written.
+
+    Args:
+        out: the folder.
+        overwrite: whether what it holds may be replaced.
+        resume: whether the unfinished search that it holds goes on; where it holds nothing, one starts, so that a
+            search that was killed before its first batch goes on too.
+
+    Raises:
+        UserError: if it is a file, or the folder that the process is in; cannot be written; holds anything and neither
+            is set; or holds something that is no unfinished search where one is to go on.
+    """
+    if out.is_file():
+        raise UserError(f"the output {out} is a file; expected a folder that may be made")
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise UserError(f"the output folder {out.resolve()} would be replaced while you are in it; name one below it")
+    nearest = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+        raise UserError(f"the output folder {out} cannot be made in {nearest}; name one that you may write")
+    held = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if resume and held and PARTIAL not in held:
+        raise UserError(f"the output folder {out} holds no unfinished search; start one without --resume")
+    if PARTIAL in held and not (resume or overwrite):
+        raise UserError(f"the output folder {out} holds an unfinished search; add --resume or --overwrite")
+    if held and not (resume or overwrite):
+        raise UserError(f"the output folder {out} is not empty; name another or add --overwrite")
+
+
+def write_search(
+    out: Path, report: SearchReport, networks: Sequence[DATAResNet], write_configs: Callable[[Winner, Path], None]
+) -> None:
+    """Write the whole output folder, or nothing.
+
+    Args:
+        out: the folder to make or replace.
+        report: the report.
+        networks: the winners' networks with weights, in their order.
+        write_configs: called with every winner and its folder, to add training configs.
+    """
+    out = out.resolve()
+    partial, replaced = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.replaced")
+    for folder in (partial, replaced):
+        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        for winner, network in zip(report.winners, networks, strict=True):
+            folder = partial / winner.folder
+            save_backbone(folder, network)
+            write_configs(winner, folder)
+        (partial / "search.json").write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+        write_csv(partial / "search.csv", report.candidates)
+        (partial / "report.html").write_text(html_report(report), encoding="utf-8")
+        # A folder that is deleted file by file would, if killed, leave a part of a search that looks like one.
+        if out.exists():
+            out.rename(replaced)
+        partial.rename(out)
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_csv(path: Path, candidates: Candidates) -> None:
+    """Write the candidates as a table, a row each."""
+    plain = ["arch", "flops", "params", "score", "standard_error"]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*plain, "budgets", *(f"budgeted_{each}" for each in candidates.costs), *candidates.taps])
+        for row in candidates.rows():
+            costs, taps = row["costs"].values(), row["taps"].values()
+            writer.writerow([*(row[key] for key in plain), ";".join(row["budgets"]), *costs, *taps])

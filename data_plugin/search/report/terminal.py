@@ -1,0 +1,60 @@
+"""The report of a search in a terminal."""
+
+from __future__ import annotations
+
+from data_plugin.search.report.search_report import SearchReport
+from data_plugin.search.report.words import (
+    approximation_texts,
+    certainty_text,
+    cost_label,
+    cost_text,
+    decimals,
+    lead_text,
+    score_label,
+)
+
+NAMED = 3
+"""Networks that are named of those that a winner is not told apart from."""
+
+
+def terminal_report(report: SearchReport) -> str:
+    """The winners, how sure they are, and what was approximated, in lines of plain text."""
+    return "\n".join([*_table(report), *_certainty(report), *approximation_texts(report)])
+
+
+def _table(report: SearchReport) -> list[str]:
+    """A line a winner: what it is, what it costs, and its score; what else budgets bound in columns of its own."""
+    more = report.more_costs
+    head = ["budget", "architecture", cost_label("flops"), cost_label("params")]
+    lines = [[*head, *(cost_label(quantity, report.input_size) for quantity in more), score_label(report)]]
+    for winner in report.winners:
+        costs = [cost_text("flops", winner.flops), cost_text("params", winner.params)]
+        costs += [cost_text(quantity, winner.costs[quantity]) if quantity in winner.costs else "" for quantity in more]
+        lines.append([winner.budget, str(winner.arch), *costs, decimals(winner.score)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    left = [[cell.ljust(width) for cell, width in zip(line[:2], widths[:2], strict=True)] for line in lines]
+    right = [[cell.rjust(width) for cell, width in zip(line[2:], widths[2:], strict=True)] for line in lines]
+    return ["  ".join([*names, *figures]) for names, figures in zip(left, right, strict=True)]
+
+
+def _certainty(report: SearchReport) -> list[str]:
+    """How far every winner leads, and how far a measured cost is from that of the whole network."""
+    lines = []
+    for winner in report.winners:
+        name = f"{winner.budget}: {winner.arch}" if report.pareto else winner.budget
+        at_that_cost = " at no more cost" if report.pareto else ""
+        if winner.runner_up is None:
+            lines.append(f"{name}: it is the only one{at_that_cost} that was compared on all images")
+        else:
+            text = f"{name}: leads {winner.runner_up}{at_that_cost} by {lead_text(winner)}, {certainty_text(winner)}"
+            if winner.near:
+                more = ", …" if winner.not_told_apart > NAMED else ""
+                text += f" ({', '.join(map(str, winner.near[:NAMED]))}{more})"
+            lines.append(text)
+        for quantity, (composed, whole) in winner.measured.items():
+            lines.append(
+                f"{name}: {cost_label(quantity)} {cost_text(quantity, composed)} from its blocks, "
+                f"{cost_text(quantity, whole)} whole ({composed / whole - 1:+.1%})"
+                f"{', which is not within the budget' if quantity in winner.exceeded else ''}"
+            )
+    return lines

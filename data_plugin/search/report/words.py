@@ -1,0 +1,81 @@
+"""How the figures of a search are written, in a terminal as on a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_plugin.search.report.search_report import SearchReport, Winner
+
+COSTS = {
+    "flops": ("GFLOPs", 1e9, ".3f"),
+    "params": ("parameters (M)", 1e6, ".2f"),
+    "latency": ("latency (ms)", 1e-3, ".2f"),
+    "memory": ("memory (MB)", 2.0**20, ".1f"),
+}
+"""Label, unit and format of each cost."""
+
+
+def cost_label(quantity: str, input_size: Sequence[int] | None = None) -> str:
+    """What a column of a cost is called; FLOPs at another size than 224 x 224 say so."""
+    label = COSTS[quantity][0]
+    return f"{label} at {input_size[0]}x{input_size[1]}" if quantity == "flops" and input_size else label
+
+
+def cost_text(quantity: str, value: float) -> str:
+    """A cost, given in multiply-accumulates, numbers, s or bytes, in the unit of its label."""
+    _, unit, precision = COSTS[quantity]
+    return f"{value / unit:{precision}}"
+
+
+def decimals(value: float, digits: int = 4) -> str:
+    """A value with so many significant digits, as plain decimals."""
+    return np.format_float_positional(value, digits, unique=False, fractional=False, trim="-")
+
+
+def score_label(report: SearchReport) -> str:
+    """What a score is."""
+    if report.taps == ("z",) or list(report.taps) == ["z"]:
+        return "cosine distance"
+    return "divergence per position" if report.reduction == "mean" else "divergence"
+
+
+def lead_text(winner: Winner) -> str:
+    """How far a winner leads its runner-up."""
+    if winner.lead is None:
+        return "none to compare with"
+    error = "" if winner.lead_error is None else f" ± {decimals(winner.lead_error, 2)}"
+    return f"{decimals(winner.lead)}{error}"
+
+
+def certainty_text(winner: Winner) -> str:
+    """Whether the images tell a winner apart from the others."""
+    if winner.runner_up is None:
+        return "no other was compared on all images"
+    others = winner.compared - 1
+    if not winner.not_told_apart:
+        return f"closer than all {others} others" if others > 1 else "closer than the other"
+    return f"not told apart from {winner.not_told_apart} of {others}"
+
+
+def approximation_texts(report: SearchReport) -> list[str]:
+    """What made the search faster or smaller, and what that cost."""
+    texts = []
+    if report.rows:
+        most = float(report.candidates.sampling_errors.max())
+        share = f"up to {decimals(most, 2)} of a score's standard error" if most else "no map has more, so it is exact"
+        texts.append(f"relations from {report.rows} drawn rows an image and tap: {share}")
+    if report.images.split:
+        statistics = {
+            "batch": "of the parts",
+            "recalibrated": "of whole batches where these fit without relations, else of parts",
+            "running": "the supernet's",
+        }
+        texts.append(
+            f"compared in parts to stay within the memory: {report.images.split} of {report.images.batches} batches, "
+            f"up to {report.images.most_parts} parts; batch-norm statistics are {statistics[report.norm]}"
+        )
+    if report.dropped:
+        texts.append(f"dropped before they saw all images: {len(report.dropped)} networks")
+    return texts

@@ -1,0 +1,100 @@
+"""What a search asks of a strategy, and what a strategy asks of the search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from data_plugin.search.result import SearchResult
+from data_plugin.space.arch import Arch
+from data_plugin.space.search_space import SearchSpace
+
+Within = Callable[[np.ndarray], np.ndarray]
+"""Takes a table of networks (N, 9), as :attr:`SearchSpace.table` has it, and returns the mask (N,) of those within a
+budget."""
+
+Candidates = Mapping[str, Sequence[Arch]]
+"""By the name of a budget, networks within it."""
+
+
+class Measures(Protocol):
+    """What a strategy measures networks with; see :class:`data_plugin.search.searcher.Measurement`."""
+
+    count: int
+    """Number of batches of images."""
+
+    def measure(self, archs: Sequence[Arch], batches: Sequence[int] | None = None) -> SearchResult:
+        """Divergences of networks on some batches, all if None."""
+        ...
+
+    def skip(self, networks: float) -> None:
+        """Tell the progress that so many networks, times batches, need not be measured."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a strategy has found.
+
+    Args:
+        result: divergences of networks that saw all images.
+        candidates: the networks of every budget among them.
+        dropped: other networks, with the number of images that they saw and their mean divergence on these.
+    """
+
+    result: SearchResult
+    candidates: Candidates
+    dropped: Mapping[Arch, tuple[int, float]] = field(default_factory=dict)
+
+
+class Strategy(Protocol):
+    """How a search finds its candidates, and how many images it spends on each: a frozen dataclass."""
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether it measures several sets of networks on the same images."""
+        ...
+
+    @property
+    def chosen(self) -> str:
+        """How the candidates came about, for a report, such as "100 drawn per budget"."""
+        ...
+
+    def candidates(self, space: SearchSpace, budgets: Mapping[str, Within], seed: int) -> Candidates:
+        """The networks that are compared, where they are known before anything is measured."""
+        ...
+
+    def most(self, candidates: Candidates, budgets: int) -> int:
+        """How many networks are compared at the most."""
+        ...
+
+    def search(
+        self,
+        measures: Measures,
+        candidates: Candidates,
+        space: SearchSpace,
+        budgets: Mapping[str, Within],
+        seed: int,
+    ) -> Outcome:
+        """Measure networks.
+
+        Args:
+            measures: measures them.
+            candidates: what :meth:`candidates` gave.
+            space: the search space.
+            budgets: the budgets by name.
+            seed: seed of all draws.
+        """
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Its name and settings, JSON values."""
+        ...
+
+
+def distinct(candidates: Candidates) -> list[Arch]:
+    """All candidates, each once, in order."""
+    return sorted({arch for archs in candidates.values() for arch in archs})
