@@ -11,19 +11,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_plugin.tools.framework_help import framework_help
 from data_plugin.utils.errors import UserError
 
 if TYPE_CHECKING:
+    from data_plugin.frameworks.framework import Task
     from data_plugin.search.output import Winner
     from data_plugin.search.strategies.evolution import Evolution
 
 
-def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[str], example: str) -> None:
+def add_search_arguments(parser: argparse.ArgumentParser, task: Task, example: str) -> None:
     """Add the arguments of a search.
 
     Args:
         parser: the tool's parser.
-        frameworks: frameworks of the task, in order of preference.
+        task: what the models are for.
         example: a config name for the help text.
     """
     parser.add_argument("--config", required=True, help=f"config name such as {example}, or path")
@@ -44,7 +46,7 @@ def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[s
         "memory measured (default: the config's, at its strides)",
     )
     parser.add_argument("--data-root", type=Path, help="folder of the data sets, instead of the config's")
-    parser.add_argument("--framework", help=f"one of {', '.join(frameworks)}; default: the first installed")
+    parser.add_argument("--framework", help=framework_help(task))
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--samples", type=int, default=100, help="networks drawn per budget (default: %(default)s)")
     which.add_argument("--exhaustive", action="store_true", help="compare every network within a budget")
@@ -112,12 +114,12 @@ def add_search_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[s
     )
 
 
-def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], finetune: str) -> None:
+def search_and_print(arguments: argparse.Namespace, task: Task, finetune: str) -> None:
     """Run the search and, in the first process, print the winners, how sure they are, and how to fine-tune them.
 
     Args:
         arguments: what :func:`add_search_arguments` parsed.
-        frameworks: frameworks of the task, in order of preference.
+        task: what the models are for.
         finetune: the tool that fine-tunes a winner, ``finetune_det`` or ``finetune_seg``.
     """
     from data_plugin.search.memory import parse_bytes
@@ -153,7 +155,7 @@ def search_and_print(arguments: argparse.Namespace, frameworks: Sequence[str], f
             pareto=arguments.pareto,
             options=arguments.opts,
         ),
-        frameworks,
+        task,
     )
     if not winners:
         return
@@ -247,14 +249,15 @@ def _print_approximations(winners: Sequence[Winner], run: Mapping[str, Any]) -> 
 
 def _print_finetuning(winners: Sequence[Winner], arguments: argparse.Namespace, finetune: str, framework: str) -> None:
     """The command that fine-tunes every winner or, of a front, its closest network."""
-    from data_plugin.frameworks.framework import CONFIG_ENDING
+    from data_plugin.frameworks.registry import FRAMEWORKS
 
+    (ending,) = (known.configs.ending for known in FRAMEWORKS if known.name == framework)
     closest = {winner.budget: winner for winner in sorted(winners, key=lambda winner: -winner.score)}
     shown = [closest[budget] for budget in dict.fromkeys(winner.budget for winner in winners)]
     print("fine-tune the closest network of every front with:" if arguments.pareto else "fine-tune with:")
     for winner in shown:
         folder = arguments.out / winner.folder
-        config = folder / f"{Path(arguments.config).stem}{CONFIG_ENDING[framework]}"
+        config = folder / f"{Path(arguments.config).stem}{ending}"
         root = ["--data-root", str(arguments.data_root)] if arguments.data_root else []
         command = [*_command(finetune), "--config", str(config), *root, "--out", f"{folder}/finetuned"]
         print("  " + shlex.join(command))

@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from data_plugin.frameworks.framework import SEGMENTATION
 from data_plugin.tools.exit_codes import user_errors_exit_2
 from data_plugin.tools.search_cli import add_search_arguments, search_and_print
 
@@ -15,8 +14,8 @@ from data_plugin.tools.search_cli import add_search_arguments, search_and_print
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit code."""
     parser = argparse.ArgumentParser(prog="search_seg.py", description=__doc__)
-    add_search_arguments(parser, SEGMENTATION, example="fcn_d8_cityscapes")
-    search_and_print(parser.parse_args(argv), SEGMENTATION, finetune="finetune_seg")
+    add_search_arguments(parser, "segmentation", example="fcn_d8_cityscapes")
+    search_and_print(parser.parse_args(argv), "segmentation", finetune="finetune_seg")
     return 0
 
 

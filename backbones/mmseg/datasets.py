@@ -15,7 +15,7 @@ from mmseg.datasets import BaseSegDataset, CityscapesDataset
 from mmseg.registry import DATASETS
 from PIL import Image
 
-from data_plugin.backbones.openmmlab.config import leaves
+from data_plugin.backbones.openmmlab.config_file import leaves
 from data_plugin.utils.errors import UserError
 
 CITYSCAPES_SUFFIXES = ("_leftImg8bit.png", "_leftImg8bit.jpg")

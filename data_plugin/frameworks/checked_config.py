@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -93,7 +94,7 @@ class CheckedConfig(FrameworkConfig):
         began: Callable[[], None] = lambda: None,
     ) -> Mapping[str, float]:
         """See :meth:`FrameworkConfig.finetune`; exceptions after the first step are left as they are."""
-        begun = False
+        begun, was_there = False, out.exists()
 
         def begin() -> None:
             nonlocal begun
@@ -103,9 +104,11 @@ class CheckedConfig(FrameworkConfig):
         try:
             return self._config.finetune(out, resume=resume, eval_only=eval_only, weights=weights, began=begin)
         except Exception as error:
-            # Training is not begun again to find out which option it was.
             if begun or isinstance(error, UserError):
                 raise
+            if not was_there:
+                shutil.rmtree(out, ignore_errors=True)
+            # Training is not begun again to find out which option it was.
             given = f"the options {' '.join(self._options)}" if self._options else str(self._path)
             raise UserError(f"{self._title} cannot run with {given} ({in_one_line(error)})") from error
 

@@ -14,15 +14,10 @@ import torch
 
 from data_plugin import __version__
 from data_plugin.backbones.extract import extract
-from data_plugin.frameworks.framework import (
-    CONFIG_ENDING,
-    DISTRIBUTIONS,
-    INPUT_KEYS,
-    Adapter,
-    load_adapter,
-    named_config,
-)
-from data_plugin.images.batch import ImageBatches
+from data_plugin.frameworks.framework import Framework, Task
+from data_plugin.frameworks.framework_config import FrameworkConfig
+from data_plugin.frameworks.registry import find_framework, frameworks_of
+from data_plugin.images.batch import ImageBatches, draw_batches
 from data_plugin.search.distances.embedding import trained_heads
 from data_plugin.search.memory import FREE_PART, free_memory
 from data_plugin.search.output import PARTIAL, Winner, pick_front, pick_winner, require_free, write_search
@@ -40,7 +35,6 @@ from data_plugin.supernet.backbone_files import PTH_FILE
 from data_plugin.supernet.calibration import calibrate
 from data_plugin.supernet.checkpoint import SupernetInfo, load_supernet
 from data_plugin.utils.errors import UserError
-from data_plugin.utils.extras import is_installed
 from data_plugin.utils.progress import progress_over
 from data_plugin.utils.provenance import file_hash, installed_versions
 from data_plugin.utils.ranks import from_all, from_first, joined_ranks, pick_device, rank, rank_count
@@ -52,7 +46,7 @@ class SearchOptions:
 
     Args:
         config: name or path of the framework's config.
-        framework: the framework; None picks one, see :func:`data_plugin.frameworks.framework.load_adapter`.
+        framework: the framework; None picks one, see :func:`find_framework`.
         supernet: the supernet's ``.safetensors`` file.
         data_root: folder of the data sets; None leaves the config's.
         groups: groups in GFLOPs such as ``3-4``.
@@ -107,12 +101,12 @@ class SearchOptions:
     options: Sequence[str] = ()
 
 
-def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner]:
+def run_search(options: SearchOptions, task: Task) -> list[Winner]:
     """Search a supernet on the images of a framework's config and write the output folder.
 
     Args:
         options: what to run.
-        frameworks: frameworks of the task, in order of preference.
+        task: what the config's model is for.
 
     Returns:
         The winners, one of every budget or its whole front; nothing in processes other than the first of several.
@@ -130,20 +124,20 @@ def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner
         supernet = load_supernet(options.supernet)
         space = supernet.info.space
         budgets = _budgets(options, space)
-        framework, adapter = load_adapter(options.framework, options.config, frameworks)
-        config = adapter.load_config(options.config, options.options, options.data_root)
-        what = f"the config {options.config}, by its {INPUT_KEYS[framework]},"
-        supernet.info.input_format.require(adapter.input_format(config), what)
-        taps = chosen_taps or adapter.taps(config)
+        framework = find_framework(options.framework, options.config, task)
+        config = framework.open(options.config, options.options, options.data_root)
+        what = f"the config {options.config}, by its {framework.input_keys},"
+        supernet.info.input_format.require(config.input_format, what)
+        taps = chosen_taps or config.taps
         heads = trained_heads(supernet, str(options.supernet)) if EMBEDDING in taps else None
-        resolution = adapter.strides_and_dilations(config)
-        batches = adapter.image_batches(config, options.images, options.batch_size, options.seed)
+        resolution = config.resolution.options()
+        batches = draw_batches(config.images(), options.images, options.batch_size, options.seed)
 
         device = pick_device(options.device)
         measured = MeasuredCosts(space, lambda: options.input_size or _image_size(batches), device, **resolution)
         run = {
-            **_description(options, supernet.info, frameworks),
-            "framework": framework,
+            **_description(options, supernet.info, task),
+            "framework": framework.name,
             "budgets": [budget.name for budget in budgets],
             "taps": list(taps),
             "strides_and_dilations": dict(resolution),
@@ -178,7 +172,7 @@ def run_search(options: SearchOptions, frameworks: Sequence[str]) -> list[Winner
             winners += pick_front(*among) if options.pareto else [pick_winner(*among)]
         networks = [extract(query, winner.arch, **resolution).cpu() for winner in winners]
         calibrate(networks, (batch.images for batch in batches))
-        configs = {framework: (adapter, config), **_same_config(options, framework, frameworks)}
+        configs = {framework: config, **_same_config(options, framework, task)}
         run["dropped"] = compared.dropped
         run["split"] = _split(options.norm, result.parts)
         run["winner_norm_statistics"] = "recalibrated on the images of the search"
@@ -351,27 +345,25 @@ def _split(norm: str, parts: Sequence[int]) -> dict[str, Any]:
 
 
 def _write_configs(
-    options: SearchOptions, configs: Mapping[str, tuple[Adapter, Any]], winner: Winner, folder: Path
+    options: SearchOptions, configs: Mapping[Framework, FrameworkConfig], winner: Winner, folder: Path
 ) -> None:
     weights = (options.out / winner.folder / PTH_FILE).resolve()
-    for name, (adapter, config) in configs.items():
-        path = folder / f"{Path(options.config).stem}{CONFIG_ENDING[name]}"
-        adapter.write_config(config, winner.arch, weights, path)
+    for framework, config in configs.items():
+        config.write(winner.arch, weights, folder / f"{Path(options.config).stem}{framework.configs.ending}")
 
 
-def _same_config(options: SearchOptions, framework: str, frameworks: Sequence[str]) -> dict[str, tuple[Adapter, Any]]:
+def _same_config(options: SearchOptions, chosen: Framework, task: Task) -> dict[Framework, FrameworkConfig]:
     """The config of the same name in the other installed frameworks, as they ship it."""
-    found = {}
-    for name in frameworks:
-        if name != framework and is_installed(name) and named_config(options.config, name):
-            _, adapter = load_adapter(name, options.config, frameworks)
-            found[name] = (adapter, adapter.load_config(options.config, (), options.data_root))
-    return found
+    return {
+        framework: framework.open(options.config, (), options.data_root)
+        for framework in frameworks_of(task)
+        if framework != chosen and framework.is_installed and framework.configs.ours(options.config)
+    }
 
 
-def _description(options: SearchOptions, info: SupernetInfo, frameworks: Sequence[str]) -> dict[str, Any]:
+def _description(options: SearchOptions, info: SupernetInfo, task: Task) -> dict[str, Any]:
     """What was run, as JSON values."""
-    packages = ["torch", *(package for name in frameworks for package in DISTRIBUTIONS[name])]
+    packages = ["torch", *(package for framework in frameworks_of(task) for package in framework.distributions)]
     return {
         "format": 1,
         "config": options.config,
