@@ -39,23 +39,23 @@ class MMDetConfig(OpenMMLabConfig):
     preprocessor = "DetDataPreprocessor"
 
     def _find_data(self, data_root: Path | None) -> None:
-        place_coco(self.config, data_root)
+        place_coco(self.cfg, data_root)
         for name in LOADERS:
-            place(self.config[name].dataset, data_root)
-        drop_absent_years(self.config.train_dataloader.dataset)
-        check_lists(self.config.train_dataloader.dataset)
+            place(self.cfg[name].dataset, data_root)
+        drop_absent_years(self.cfg.train_dataloader.dataset)
+        check_lists(self.cfg.train_dataloader.dataset)
 
     def _unlabelled(self, leaf: ConfigDict, pipeline: Sequence[Any]) -> ConfigDict:
         return unlabelled(leaf, pipeline)
 
     def _require_labels(self, loader: str) -> None:
-        check_voc_labels(self.config, loader)
-        check_coco_labels(self.config, loader)
+        check_voc_labels(self.cfg, loader)
+        check_coco_labels(self.cfg, loader)
 
     def _require_figures(self) -> None:
-        metric_names(self.config.val_evaluator)
+        metric_names(self.cfg.val_evaluator)
 
     def _figures(self, metrics: Mapping[str, float]) -> Mapping[str, float]:
         # MMDetection's COCO evaluator gives no figures where nothing was detected, which is a precision of 0.
-        names = metric_names(self.config.val_evaluator)
+        names = metric_names(self.cfg.val_evaluator)
         return {name: 100 * float(metrics.get(key, 0)) for name, key in names.items()}

@@ -43,16 +43,16 @@ class MMSegConfig(OpenMMLabConfig):
 
     def _find_data(self, data_root: Path | None) -> None:
         for name in LOADERS:
-            place(self.config[name].dataset, data_root)
+            place(self.cfg[name].dataset, data_root)
 
     def _unlabelled(self, leaf: ConfigDict, pipeline: Sequence[Any]) -> ConfigDict:
         return unlabelled(leaf, pipeline)
 
     def _require_labels(self, loader: str) -> None:
-        check_labels(self.config[loader].dataset, self._num_classes())
+        check_labels(self.cfg[loader].dataset, self._num_classes())
 
     def _require_figures(self) -> None:
-        evaluator = self.config.val_evaluator
+        evaluator = self.cfg.val_evaluator
         entries = evaluator if isinstance(evaluator, list) else [evaluator]
         if not any(entry.type == "IoUMetric" and "mIoU" in entry.get("iou_metrics", ["mIoU"]) for entry in entries):
             raise UserError(f"val_evaluator is {evaluator}; expected type='IoUMetric' with iou_metrics=['mIoU']")
@@ -61,6 +61,6 @@ class MMSegConfig(OpenMMLabConfig):
         return {name: float(metrics[name]) for name in FIGURES}
 
     def _num_classes(self) -> int | None:
-        head = self.config.model.get("decode_head") or {}
+        head = self.cfg.model.get("decode_head") or {}
         last = head[-1] if isinstance(head, list) else head
         return last.get("num_classes")

@@ -21,7 +21,9 @@ def warn_of_another_batch(config: Config, processes: int) -> None:
     images = config.train_dataloader.get("batch_size", 1)
     scaling = config.get("auto_scale_lr") or {}
     base = scaling.get("base_batch_size")
-    step = f"a step is of {processes * images} images ({images} in each of {processes} processes)"
+    step = f"a step is of {processes * images} images"
+    if processes > 1:
+        step += f" ({images} in each of {processes} processes)"
     if base is None:
         warnings.warn(
             f"{step}, and the config does not say for how many its learning rate is (auto_scale_lr.base_batch_size)",
@@ -32,10 +34,8 @@ def warn_of_another_batch(config: Config, processes: int) -> None:
         iterations = config.train_cfg.get("max_iters")
         seen = f", and {iterations} iterations see {share} of the recipe's images" if iterations else ""
         scaled = f"is scaled by {share}" if scaling.get("enable") else "is not scaled (auto_scale_lr.enable=True does)"
-        each = (
-            "" if base % processes else f"; for the recipe's batch give train_dataloader.batch_size={base // processes}"
-        )
+        own = "" if base % processes else f"; train_dataloader.batch_size={base // processes} makes the recipe's batch"
         warnings.warn(
-            f"THE BATCH IS NOT THE RECIPE'S: {step}, the learning rate is for {base} and {scaled}{seen}{each}",
+            f"THE BATCH IS NOT THE RECIPE'S: {step}, the learning rate is for {base} and {scaled}{seen}{own}",
             stacklevel=2,
         )

@@ -41,7 +41,7 @@ class OpenMMLabConfig(FrameworkConfig):
         data_root: the folder that holds the data sets, instead of the config's.
 
     Attributes:
-        config: MMEngine's object, with ``DATAResNet`` in the ResNet's place and the data root in its data sets.
+        cfg: MMEngine's object, with ``DATAResNet`` in the ResNet's place and the data root in its data sets.
 
     Raises:
         UserError: see :class:`FrameworkConfig`.
@@ -63,9 +63,9 @@ class OpenMMLabConfig(FrameworkConfig):
     """The data preprocessor of models that name none."""
 
     def __init__(self, path: Path, options: Sequence[str] = (), data_root: Path | None = None) -> None:
-        self.config: Config = read_config(path, self.title)
-        merge_options(self.config, options)
-        replace_resnet(self.config, self.models)
+        self.cfg: Config = read_config(path, self.title)
+        merge_options(self.cfg, options)
+        replace_resnet(self.cfg, self.models)
         self._find_data(data_root)
 
     @property
@@ -74,7 +74,7 @@ class OpenMMLabConfig(FrameworkConfig):
 
         OpenMMLab reads images as BGR; ``mean`` and ``std`` are applied after the channels are swapped.
         """
-        preprocessor = self.config.model.get("data_preprocessor") or {}
+        preprocessor = self.cfg.model.get("data_preprocessor") or {}
         preprocessor = preprocessor.get("data_preprocessor", preprocessor)  # of each branch of a semi-supervised one
         swapped = preprocessor.get("bgr_to_rgb", False) or preprocessor.get("rgb_to_bgr", False)
         mean, std = preprocessor.get("mean") or (0.0, 0.0, 0.0), preprocessor.get("std") or (1.0, 1.0, 1.0)
@@ -83,12 +83,12 @@ class OpenMMLabConfig(FrameworkConfig):
     @property
     def taps(self) -> tuple[str, ...]:
         """The feature maps that the config's heads, or its neck, read; see :func:`stages_read`."""
-        return tuple(STAGE_TAPS[stage] for stage in stages_read(detector(self.config)))
+        return tuple(STAGE_TAPS[stage] for stage in stages_read(detector(self.cfg)))
 
     @property
     def resolution(self) -> Resolution:
         """Strides and dilations of the four stages, one that is a shared head included; one not built runs plainly."""
-        model = detector(self.config)
+        model = detector(self.cfg)
         head = (model.get("roi_head") or {}).get("shared_head") or {}
         built = model.backbone.get("num_stages", STAGES)
         strides = tuple(model.backbone.get("strides", STRIDES))[:built]
@@ -104,10 +104,10 @@ class OpenMMLabConfig(FrameworkConfig):
 
         They need no labels; what the preprocessor pads an image to is part of it.
         """
-        pipeline = inference_pipeline(self.config)
-        entries = [self._unlabelled(leaf, pipeline) for leaf in leaves(self.config.train_dataloader.dataset)]
-        preprocessor = self.config.model.get("data_preprocessor") or ConfigDict(type=self.preprocessor)
-        return OpenMMLabImages(entries, preprocessor, self.scope, self.config.test_dataloader.get("num_workers", 0))
+        pipeline = inference_pipeline(self.cfg)
+        entries = [self._unlabelled(leaf, pipeline) for leaf in leaves(self.cfg.train_dataloader.dataset)]
+        preprocessor = self.cfg.model.get("data_preprocessor") or ConfigDict(type=self.preprocessor)
+        return OpenMMLabImages(entries, preprocessor, self.scope, self.cfg.test_dataloader.get("num_workers", 0))
 
     def write(self, arch: Arch, weights: Path, path: Path) -> None:
         """Write a self-contained config that trains a network with the framework's own tools.
@@ -118,7 +118,7 @@ class OpenMMLabConfig(FrameworkConfig):
                 be moved together.
             path: the ``.py`` file to write.
         """
-        written = copy.deepcopy(self.config)
+        written = copy.deepcopy(self.cfg)
         init_cfg = {"type": "Pretrained", "checkpoint": beside_config(weights)}
         set_arch(detector(written), arch, init_cfg=init_cfg)
         save_config(written, f"data_plugin.backbones.{self.scope}", path)
@@ -140,7 +140,7 @@ class OpenMMLabConfig(FrameworkConfig):
         for loader in LOADERS[1:2] if eval_only else LOADERS[:2]:
             self._require_labels(loader)
         metrics = train_or_evaluate(
-            self.config,
+            self.cfg,
             out,
             self.scope,
             self.networks,

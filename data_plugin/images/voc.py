@@ -43,10 +43,10 @@ def listed_names(listing: Path) -> list[str]:
     """
     try:
         lines = listing.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{listing} cannot be read ({error}); expected the image names of a split, one a line"
-        ) from error
+    except OSError as error:
+        raise UserError(f"{listing} is missing; expected the image names of a split, one a line") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{listing} is not text ({error}); expected the image names of a split, one a line") from error
     names = [line.split()[0] for line in lines if line.strip()]
     if not names:
         raise UserError(f"{listing} lists no image; expected one name a line")
