@@ -70,8 +70,10 @@ def train_or_evaluate(
     config.launcher = "pytorch" if "LOCAL_RANK" in os.environ else "none"
     if config.launcher == "pytorch" and not torch.cuda.is_available():
         join_cpu_ranks(config)
-    # Loggers and message hubs live as long as the process, under the experiment's name.
+    # Loggers, message hubs and visualizers live as long as the process, under their names, with the first one's folder.
     config.experiment_name = f"{out.name}_{uuid.uuid4().hex[:8]}"
+    if config.get("visualizer"):
+        config.visualizer.name = config.experiment_name
     runner = Runner.from_cfg(config)
     watch = _Watch(began)
     runner.register_hook(watch)

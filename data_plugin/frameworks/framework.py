@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -42,7 +42,7 @@ class Framework:
     configs: ConfigNames
     input_keys: str
     adapter: str
-    backbone_places: Mapping[str, str]
+    backbone_places: Mapping[str, str] = field(hash=False)
 
     @property
     def is_installed(self) -> bool:

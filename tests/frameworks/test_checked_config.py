@@ -141,15 +141,24 @@ def test_asking_again_writes_nothing_in_the_place(tmp_path):
     assert "write" in (tmp_path / "config").read_text()
 
 
-def test_training_that_does_not_begin_is_one_sentence_and_leaves_nothing(tmp_path):
-    with pytest.raises(UserError, match=r"^Touchy cannot run with the options a=1 build=1 \(TypeError: build does not"):
-        checked("a=1", "build=1").finetune(tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+def test_training_that_does_not_begin_names_the_option_and_leaves_nothing(tmp_path, capsys):
+    message = r"^Touchy cannot use the option 'build=1' \(TypeError: build does not fit\)$"
+    for options in (["build=1"], ["a=1", "build=1", "train=1"]):
+        with pytest.raises(UserError, match=message):
+            checked(*options).finetune(tmp_path / "out")
+        assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").touch()
-    with pytest.raises(UserError, match="cannot run"):
+    with pytest.raises(UserError, match=message):
         checked("build=1").finetune(tmp_path / "out")
     assert (tmp_path / "out" / "old").exists()
+
+
+def test_processes_together_are_not_begun_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"^Touchy cannot run with the options a=1 build=1 \(TypeError: build does not"):
+        checked("a=1", "build=1").finetune(tmp_path / "out")
 
 
 def test_training_that_fails_later_keeps_its_own_exception_and_its_files(tmp_path):

@@ -1,6 +1,9 @@
 """What every framework's adapter has to do alike."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,6 +101,25 @@ def test_a_written_config_asks_the_same_of_the_network(example, tmp_path: Path):
         config.resolution,
         config.input_format,
     )
+
+
+@pytest.mark.slow
+def test_opening_a_config_says_nothing_that_the_user_need_not_know(example):
+    code = (
+        "from pathlib import Path\n"
+        f"from data_plugin.frameworks.registry import {example.framework.name.upper()} as framework\n"
+        f"config = framework.open({example.config!r}, {example.small!r}, Path({str(example.data_root)!r}))\n"
+        "config.taps, config.images()[0]\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore:TRAINING DATA", "-c", code],
+        capture_output=True,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != "CUDA_HOME"},
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == ""
+    assert "warn" not in ran.stderr.lower()
 
 
 def test_unknown_names_list_the_known_ones(example):

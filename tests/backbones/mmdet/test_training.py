@@ -242,6 +242,31 @@ def test_unknown_classes_and_missing_files_are_named(voc: Path, winner: Path, tm
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        "optim_wrapper=3",  # fails before anything is built
+        "train_dataloader.batch_size=abc",  # when the runner is there
+        "model.train_cfg.rcnn.sampler.num=abc",  # in the first step
+    ],
+)
+def test_an_option_that_training_cannot_begin_with_is_named(winner: Path, tmp_path: Path, option: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        config = MMDET.open(str(winner), [*TINY, option, "randomness.seed=1"])
+        with pytest.raises(UserError, match=rf"^MMDetection cannot use the option '{option}' \(\w+: ") as caught:
+            config.finetune(tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_of_one_process_keep_their_files_apart(winner: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        load(winner, None, *TINY).finetune(tmp_path / name)
+        assert list((tmp_path / name).glob("*/vis_data/config.py")), name
+        shutil.rmtree(tmp_path / name)
+
+
 def test_mixed_precision_without_a_gpu_is_refused(winner: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"mixed precision on GPUs only; .* optim_wrapper.type=OptimWrapper"):
         load(winner, None, *TINY, "optim_wrapper.type=AmpOptimWrapper").finetune(tmp_path / "out")
