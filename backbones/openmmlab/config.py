@@ -91,11 +91,14 @@ class OpenMMLabConfig(FrameworkConfig):
         model = detector(self.cfg)
         head = (model.get("roi_head") or {}).get("shared_head") or {}
         built = model.backbone.get("num_stages", STAGES)
-        strides = tuple(model.backbone.get("strides", STRIDES))[:built]
-        dilations = tuple(model.backbone.get("dilations", (1, 1, 1, 1)))[:built]
+
+        def four(key: str, plain: tuple[int, int, int, int]) -> Any:
+            own = tuple(model.backbone.get(key, plain))[:built]
+            return (*own, *plain[len(own) :])
+
         return Resolution(
-            strides=(*strides, *(*STRIDES[:3], head.get("stride", STRIDES[3]))[len(strides) :]),  # type: ignore[arg-type]
-            dilations=(*dilations, *(1, 1, 1, head.get("dilation", 1))[len(dilations) :]),  # type: ignore[arg-type]
+            strides=four("strides", (*STRIDES[:3], head.get("stride", STRIDES[3]))),
+            dilations=four("dilations", (1, 1, 1, head.get("dilation", 1))),
             contract_dilation=model.backbone.get("contract_dilation", False),
         )
 

@@ -34,8 +34,8 @@ class OpenMMLabImages(ImageSource):
         with DefaultScope.overwrite_default_scope(scope):
             parts = [_data_set(entry) for entry in entries]
             self._preprocessor = MODELS.build(preprocessor)
-        self._images = ConcatDataset(parts)
-        self._paths = [Path(part.get_data_info(index)["img_path"]) for part in parts for index in range(len(part))]
+        self._images: ConcatDataset[Any] = ConcatDataset(parts)
+        self._paths = [_path(part, index) for part in parts for index in range(len(part))]
         super().__init__([path.name for path in self._paths], workers)
 
     def __getitem__(self, index: int) -> LoadedImage:
@@ -62,6 +62,13 @@ def _data_set(entry: ConfigDict) -> Any:
         return DATASETS.build(entry)
     except ValueError as error:  # of what is no JSON or no text, and does not say where
         raise ValueError(f"{entry.get('data_root', '')}{entry.get('ann_file', '')}: {error}") from error
+
+
+def _path(images: Any, index: int) -> Path:
+    found = images.get_data_info(index).get("img_path")
+    if found is None:
+        raise UserError(f"the training data set {type(images).__name__} holds videos; expected one of single images")
+    return Path(found)
 
 
 def _require_readable(path: Path) -> None:

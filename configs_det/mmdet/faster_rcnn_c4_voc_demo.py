@@ -1,5 +1,7 @@
 # What data-demo trains: of faster_rcnn_c4_voc.py as much as a CPU does in two minutes, on the drawn VOC 2007.
 
+# mypy: disable-error-code="attr-defined"
+# MMEngine reads the file that _base_ names before the lines below it, and puts its entries there.
 _base_ = "faster_rcnn_c4_voc.py"
 
 max_iters = 120
