@@ -15,6 +15,7 @@ OPENMMLAB = [
     "setuptools<81",
     "ftfy",
     "regex",
+    "scikit-learn",  # MMDetection's PAA and LAD
 ]
 DETECTRON2 = [
     "detectron2 @ git+https://github.com/facebookresearch/detectron2@02b5c4e295e990042a714712c21dc79b731e8833",

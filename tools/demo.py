@@ -15,47 +15,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_plugin.frameworks.framework import CONFIG_ENDING, DETECTION, load_adapter
+from data_plugin.frameworks.registry import find_framework
 from data_plugin.tools.exit_codes import user_errors_exit_2
+from data_plugin.tools.framework_help import framework_help
 from data_plugin.utils.errors import UserError
 
-CONFIG = "faster_rcnn_c4_voc"
+CONFIG = "faster_rcnn_c4_voc_demo"
+"""The recipe of VOC, cut to what a CPU trains in two minutes."""
+
 IMAGE_SIZE = (320, 240)
 GROUPS = ("0.1-0.12", "0.17-0.2")
-
-ITERATIONS, BATCH = 120, 4
-
-SMALL: dict[str, tuple[str, ...]] = {
-    "detectron2": (
-        f"SOLVER.MAX_ITER={ITERATIONS}",
-        f"SOLVER.STEPS=({ITERATIONS * 3 // 4},)",
-        f"SOLVER.IMS_PER_BATCH={BATCH}",
-        "SOLVER.WARMUP_ITERS=20",
-        "INPUT.MIN_SIZE_TRAIN=(240,)",
-        "INPUT.MIN_SIZE_TEST=240",
-        "MODEL.RPN.PRE_NMS_TOPK_TRAIN=2000",
-        "MODEL.RPN.POST_NMS_TOPK_TEST=100",
-        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE=32",
-        "TEST.PRECISE_BN.NUM_ITER=20",
-        "DATALOADER.NUM_WORKERS=1",
-    ),
-    "mmdet": (
-        f"train_cfg.max_iters={ITERATIONS}",
-        f"train_cfg.val_interval={ITERATIONS}",
-        f"param_scheduler.1.milestones=[{ITERATIONS * 3 // 4}]",
-        f"train_dataloader.batch_size={BATCH}",
-        "param_scheduler.0.end=20",
-        "train_dataloader.dataset.datasets.0.pipeline.3.scales=[(320,240)]",
-        "test_dataloader.dataset.pipeline.1.scale=(320,240)",
-        "val_dataloader.dataset.pipeline.1.scale=(320,240)",
-        "model.train_cfg.rpn_proposal.nms_pre=2000",
-        "model.test_cfg.rpn.max_per_img=100",
-        "model.train_cfg.rcnn.sampler.num=32",
-        "custom_hooks.0.num_iters=20",
-        "default_hooks.logger.interval=20",
-    ),
-}
-"""Changes of the config that leave of the recipe what a CPU trains in two minutes, in the order of the two lists."""
 
 PROGRESS = re.compile(r"Iter\((train|val)\) .*|iter: \d+ .*|AP \d.*|.*[eE]rror: .*")
 """What the demo shows of a framework's log; its log file has all."""
@@ -70,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/demo"), help="output folder; an earlier demo is replaced"
     )
-    parser.add_argument("--framework", help=f"one of {', '.join(DETECTION)}; default: the first installed")
+    parser.add_argument("--framework", help=framework_help("detection"))
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
     arguments = parser.parse_args(argv)
     run_demo(arguments.out, arguments.framework, arguments.seed)
@@ -91,7 +60,7 @@ def run_demo(out: Path, framework: str | None, seed: int) -> None:
     from data_plugin.images.drawn_voc import draw_voc
 
     start = time.monotonic()
-    framework, _ = load_adapter(framework, CONFIG, DETECTION)
+    chosen = find_framework(framework, CONFIG, "detection")
     _clear(out)
     print("Drawing images ...", flush=True)
     images = draw_voc(out / "data", train=160, test=40, size=IMAGE_SIZE, seed=seed, unlabelled=600)
@@ -101,20 +70,20 @@ def run_demo(out: Path, framework: str | None, seed: int) -> None:
         *("--steps", 150, "--batch-size", 64, "--image-size", 64, "--seed", seed),
     )
     _run(
-        *("search_det", "--config", CONFIG, "--framework", framework, "--data-root", out / "data"),
+        *("search_det", "--config", CONFIG, "--framework", chosen.name, "--data-root", out / "data"),
         *("--supernet", out / "supernet" / "supernet.safetensors", "--group", *GROUPS, "--samples", 20),
-        *("--images", 32, "--seed", seed, "--out", out / "search", "--opts", *SMALL[framework]),
+        *("--images", 32, "--seed", seed, "--out", out / "search"),
     )
     winners = json.loads((out / "search" / "search.json").read_text())["winners"]
     for winner in winners:
         folder = out / "search" / winner["folder"]
-        config = folder / f"{CONFIG}{CONFIG_ENDING[framework]}"
+        config = folder / f"{CONFIG}{chosen.configs.ending}"
         _run(
             *("finetune_det", "--config", config, "--data-root", out / "data"),
             *("--out", out / "finetuned" / winner["budget"]),
             log=out / f"finetune_{winner['budget']}.log",
         )
-    _show(out, framework, winners)
+    _show(out, chosen.name, winners)
     print(f"\noutput: {out}   report: {out / 'search' / 'report.html'}   {(time.monotonic() - start) / 60:.1f} minutes")
 
 

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_plugin.tools.framework_help import framework_help
+
+if TYPE_CHECKING:
+    from data_plugin.frameworks.framework import Task
 
 
-def add_finetune_arguments(parser: argparse.ArgumentParser, frameworks: Sequence[str]) -> None:
+def add_finetune_arguments(parser: argparse.ArgumentParser, task: Task) -> None:
     """Add the arguments of a fine-tuning run.
 
     Args:
         parser: the tool's parser.
-        frameworks: frameworks of the task, in order of preference.
+        task: what the models are for.
     """
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.add_argument("--config", required=True, help="config that a search wrote, or a config name or path")
     parser.add_argument("--out", required=True, type=Path, help="folder of checkpoints, logs and metrics.json")
     parser.add_argument("--data-root", type=Path, help="folder of the data sets, instead of the config's")
-    parser.add_argument(
-        "--framework", help=f"one of {', '.join(frameworks)}; default: by the config, else the first installed"
-    )
+    parser.add_argument("--framework", help=framework_help(task))
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
     start.add_argument("--eval-only", action="store_true", help="evaluate without training")
@@ -30,12 +33,12 @@ def add_finetune_arguments(parser: argparse.ArgumentParser, frameworks: Sequence
     )
 
 
-def finetune_and_print(arguments: argparse.Namespace, frameworks: Sequence[str]) -> None:
+def finetune_and_print(arguments: argparse.Namespace, task: Task) -> None:
     """Run the fine-tuning and, in the first process, print its metrics.
 
     Args:
         arguments: what :func:`add_finetune_arguments` parsed.
-        frameworks: frameworks of the task, in order of preference.
+        task: what the models are for.
     """
     from data_plugin.frameworks.run import run_finetune
     from data_plugin.utils.ranks import rank
@@ -43,7 +46,7 @@ def finetune_and_print(arguments: argparse.Namespace, frameworks: Sequence[str])
     metrics = run_finetune(
         arguments.config,
         arguments.out,
-        frameworks,
+        task,
         framework=arguments.framework,
         data_root=arguments.data_root,
         options=arguments.opts,

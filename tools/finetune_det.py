@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from data_plugin.frameworks.framework import DETECTION
 from data_plugin.tools.exit_codes import user_errors_exit_2
 from data_plugin.tools.finetune_cli import add_finetune_arguments, finetune_and_print
 
@@ -15,8 +14,8 @@ from data_plugin.tools.finetune_cli import add_finetune_arguments, finetune_and_
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit code."""
     parser = argparse.ArgumentParser(prog="finetune_det.py", description=__doc__)
-    add_finetune_arguments(parser, DETECTION)
-    finetune_and_print(parser.parse_args(argv), DETECTION)
+    add_finetune_arguments(parser, "detection")
+    finetune_and_print(parser.parse_args(argv), "detection")
     return 0
 
 

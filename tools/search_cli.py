@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_plugin.frameworks.framework import Task
-from data_plugin.frameworks.registry import frameworks_of
+from data_plugin.tools.framework_help import framework_help
 from data_plugin.utils.errors import UserError
 
 if TYPE_CHECKING:
+    from data_plugin.frameworks.framework import Task
     from data_plugin.search.found import Search
     from data_plugin.search.strategies.strategy import Strategy
 
@@ -27,7 +27,6 @@ def add_search_arguments(parser: argparse.ArgumentParser, task: Task, example: s
         task: what the config's model is for.
         example: a config name for the help text.
     """
-    frameworks = ", ".join(framework.name for framework in frameworks_of(task))
     parser.add_argument("--config", required=True, help=f"config name such as {example}, or path")
     parser.add_argument("--supernet", required=True, type=Path, help="supernet.safetensors that pre-training wrote")
     parser.add_argument("--out", required=True, type=Path, help="output folder")
@@ -46,7 +45,7 @@ def add_search_arguments(parser: argparse.ArgumentParser, task: Task, example: s
         "memory measured (default: the config's, at its strides)",
     )
     parser.add_argument("--data-root", type=Path, help="folder of the data sets, instead of the config's")
-    parser.add_argument("--framework", help=f"one of {frameworks}; default: by the config, else the first installed")
+    parser.add_argument("--framework", help=framework_help(task))
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--samples", type=int, default=100, help="networks drawn per budget (default: %(default)s)")
     which.add_argument("--exhaustive", action="store_true", help="compare every network within a budget")

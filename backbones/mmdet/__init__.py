@@ -1,4 +1,4 @@
-"""MMDetection adapter: importing it registers ``DATAResNet`` and its C4 head; its functions are those of ``Adapter``.
+"""MMDetection adapter: importing it registers ``DATAResNet`` and its C4 head.
 
 In a config: ``custom_imports = dict(imports=["data_plugin.backbones.mmdet"])`` and
 ``backbone=dict(type="DATAResNet", arch="d3-2-17-3_w32-48-96-192-512", ...)``.
@@ -6,29 +6,12 @@ In a config: ``custom_imports = dict(imports=["data_plugin.backbones.mmdet"])`` 
 
 from mmdet.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
 
-from data_plugin.backbones.mmdet.config import load_config, strides_and_dilations, taps, write_config
-from data_plugin.backbones.mmdet.images import image_batches
 from data_plugin.backbones.mmdet.shared_head import DATAResLayer
-from data_plugin.backbones.mmdet.training import finetune
 from data_plugin.backbones.mmdet.voc import IncludeDifficult, UnlabelledVOCDataset
-from data_plugin.backbones.openmmlab.config import input_format
 from data_plugin.backbones.openmmlab.precise_bn import PreciseBNHook
 from data_plugin.backbones.openmmlab.resnet import OpenMMLabResNet
 
-__all__ = [
-    "DATAResLayer",
-    "IncludeDifficult",
-    "OpenMMLabResNet",
-    "PreciseBNHook",
-    "UnlabelledVOCDataset",
-    "finetune",
-    "image_batches",
-    "input_format",
-    "load_config",
-    "strides_and_dilations",
-    "taps",
-    "write_config",
-]
+__all__ = ["DATAResLayer", "IncludeDifficult", "OpenMMLabResNet", "PreciseBNHook", "UnlabelledVOCDataset"]
 
 MODELS.register_module(name="DATAResNet", module=OpenMMLabResNet)
 MODELS.register_module(module=DATAResLayer)

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mmdet.datasets import CocoDataset
 from mmengine.config import Config, ConfigDict
 
+from data_plugin.backbones.mmdet.datasets import CocoDataset
 from data_plugin.backbones.mmdet.labels import class_names, kind, require_classes
-from data_plugin.backbones.openmmlab.config import leaves
+from data_plugin.backbones.openmmlab.config_file import leaves
 from data_plugin.utils.errors import UserError
 
 EVALUATORS = {"val_dataloader": "val_evaluator", "test_dataloader": "test_evaluator"}

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from mmcv.transforms import BaseTransform
-from mmdet.datasets import VOCDataset
 from mmengine.config import Config, ConfigDict
 
+from data_plugin.backbones.mmdet.datasets import VOCDataset
 from data_plugin.backbones.mmdet.labels import class_names, kind, require_classes
-from data_plugin.backbones.openmmlab.config import leaves
-from data_plugin.images.voc import check_voc, voc_root
+from data_plugin.backbones.openmmlab.config_file import leaves
+from data_plugin.images.voc import check_voc, listed_names, voc_root
 from data_plugin.utils.errors import UserError
 
 
@@ -89,12 +89,10 @@ def check_lists(dataset: ConfigDict) -> None:
     """Check that every VOC split below ``dataset`` lists images.
 
     Raises:
-        UserError: naming the list that is missing or empty.
+        UserError: naming the list that is missing, empty or no text.
     """
     for leaf in filter(is_voc, leaves(dataset)):
-        listing = Path(leaf.data_root) / leaf.ann_file
-        if not listing.is_file() or not listing.read_text().split():
-            raise UserError(f"{listing} is missing or empty; expected the names of the split's images, one a line")
+        listed_names(Path(leaf.data_root) / leaf.ann_file)
 
 
 def check_voc_labels(config: Config, loader: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +13,14 @@ from typing import Any
 import numpy as np
 from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
-from mmseg.datasets import BaseSegDataset, CityscapesDataset
 from mmseg.registry import DATASETS
 from PIL import Image
 
-from data_plugin.backbones.openmmlab.config import leaves
+from data_plugin.backbones.openmmlab.config_file import leaves
 from data_plugin.utils.errors import UserError
+
+with contextlib.redirect_stdout(io.StringIO()):  # importing them prints which others are left out
+    from mmseg.datasets import BaseSegDataset, CityscapesDataset
 
 CITYSCAPES_SUFFIXES = ("_leftImg8bit.png", "_leftImg8bit.jpg")
 """How images of Cityscapes end, and those of other data in its layout that are stored as JPEG."""

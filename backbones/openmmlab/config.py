@@ -1,106 +1,175 @@
-"""Reading and writing MMEngine configs, and what they say about a model, whichever framework it is of."""
+"""What the configs of MMDetection and MMSegmentation share as :class:`FrameworkConfig`."""
 
 from __future__ import annotations
 
-from argparse import Namespace
-from collections.abc import Mapping, Sequence
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import Registry
+from torch import nn
 
+from data_plugin.backbones.openmmlab.config_file import (
+    LOADERS,
+    beside_config,
+    leaves,
+    merge_options,
+    read_config,
+    save_config,
+)
+from data_plugin.backbones.openmmlab.images import OpenMMLabImages, inference_pipeline
+from data_plugin.backbones.openmmlab.swap import detector, replace_resnet, set_arch, stages_read
+from data_plugin.backbones.openmmlab.training import train_or_evaluate
+from data_plugin.frameworks.framework_config import FrameworkConfig
+from data_plugin.images.batch import ImageSource
 from data_plugin.images.input_format import InputFormat
-from data_plugin.utils.errors import UserError
-from data_plugin.utils.files import write_whole
-
-LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
-
-
-def read_config(path: Path, framework: str) -> Config:
-    """Read a config.
-
-    Args:
-        path: the config file.
-        framework: the framework's name for the messages, such as ``MMDetection``.
-
-    Raises:
-        UserError: if the file cannot be read or is no whole config.
-    """
-    try:
-        read = Config.fromfile(path)
-    except (SyntaxError, ImportError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read as an {framework} config ({error})") from error
-    missing = [key for key in ("model", *LOADERS) if read.get(key) is None]
-    if missing:
-        raise UserError(f"{path} has no {', '.join(missing)}; expected a whole {framework} config")
-    return read
+from data_plugin.search.taps import STAGE_TAPS
+from data_plugin.space.arch import STAGES, Arch
+from data_plugin.space.cost import STRIDES
+from data_plugin.space.resolution import Resolution
 
 
-def merge_options(config: Config, options: Sequence[str]) -> None:
-    """Change entries of a config.
+class OpenMMLabConfig(FrameworkConfig):
+    """A config of one of OpenMMLab's frameworks, which differ in their data and in what they evaluate.
 
     Args:
-        config: the config; changed in place.
-        options: ``KEY=VALUE`` strings as the frameworks' ``--cfg-options`` takes them; keys must exist.
+        path: the ``.py`` file.
+        options: ``KEY=VALUE`` strings as OpenMMLab's ``--cfg-options`` takes them; keys must exist.
+        data_root: the folder that holds the data sets, instead of the config's.
+
+    Attributes:
+        cfg: MMEngine's object, with ``DATAResNet`` in the ResNet's place and the data root in its data sets.
 
     Raises:
-        UserError: if an option has no such key or no value, or cannot be read.
+        UserError: see :class:`FrameworkConfig`.
     """
-    for option in options:
-        key, equals, _ = option.partition("=")
-        if not equals:
-            raise UserError(f"the option {option!r} has no value; expected KEY=VALUE")
-        if not _has(config, key):
-            raise UserError(
-                f"the option {option!r} names no key of the config; its keys are {', '.join(sorted(config))}"
-            )
-    values = Namespace()
-    try:
-        DictAction(option_strings=[], dest="options")(None, values, options)  # type: ignore[arg-type]
-    except AssertionError as error:
-        raise UserError(f"the options {list(options)} cannot be read: {error}") from error
-    config.merge_from_dict(values.options)
-    for name in LOADERS:
-        if config[name].get("num_workers", 0) == 0:
-            config[name].persistent_workers = False  # torch refuses to keep workers that do not exist
 
+    title: ClassVar[str]
+    """What the framework's authors call it."""
 
-def input_format(config: Config) -> InputFormat:
-    """Channel order and normalisation that the config's data preprocessor feeds its model.
+    scope: ClassVar[str]
+    """The framework's package, which is its registries' scope and the name of our adapter, too."""
 
-    OpenMMLab reads images as BGR; ``mean`` and ``std`` are applied after the channels are swapped.
-    """
-    preprocessor = config.model.get("data_preprocessor") or {}
-    preprocessor = preprocessor.get("data_preprocessor", preprocessor)  # of each branch of a semi-supervised detector
-    swapped = preprocessor.get("bgr_to_rgb", False) or preprocessor.get("rgb_to_bgr", False)
-    mean, std = preprocessor.get("mean") or (0.0, 0.0, 0.0), preprocessor.get("std") or (1.0, 1.0, 1.0)
-    return InputFormat("RGB" if swapped else "BGR", tuple(mean), tuple(std))
+    models: ClassVar[Registry]
+    """The framework's models."""
 
+    networks: ClassVar[tuple[type[nn.Module], ...]]
+    """Modules of ours that load the weights of a searched network."""
 
-def leaves(dataset: ConfigDict) -> list[ConfigDict]:
-    """The data sets below wrappers such as ``ConcatDataset`` and ``RepeatDataset``."""
-    if "datasets" in dataset:
-        return [leaf for each in dataset.datasets for leaf in leaves(each)]
-    return leaves(dataset.dataset) if "dataset" in dataset else [dataset]
+    preprocessor: ClassVar[str]
+    """The data preprocessor of models that name none."""
 
+    def __init__(self, path: Path, options: Sequence[str] = (), data_root: Path | None = None) -> None:
+        self.cfg: Config = read_config(path, self.title)
+        merge_options(self.cfg, options)
+        replace_resnet(self.cfg, self.models)
+        self._find_data(data_root)
 
-def beside_config(weights: Path) -> str:
-    """How a config names weights that lie in its folder, so that the folder can be moved."""
-    return "{{ fileDirname }}/" + weights.name
+    @property
+    def input_format(self) -> InputFormat:
+        """Channel order and normalisation that the config's data preprocessor feeds its model.
 
+        OpenMMLab reads images as BGR; ``mean`` and ``std`` are applied after the channels are swapped.
+        """
+        preprocessor = self.cfg.model.get("data_preprocessor") or {}
+        preprocessor = preprocessor.get("data_preprocessor", preprocessor)  # of each branch of a semi-supervised one
+        swapped = preprocessor.get("bgr_to_rgb", False) or preprocessor.get("rgb_to_bgr", False)
+        mean, std = preprocessor.get("mean") or (0.0, 0.0, 0.0), preprocessor.get("std") or (1.0, 1.0, 1.0)
+        return InputFormat("RGB" if swapped else "BGR", tuple(mean), tuple(std))
 
-def save_config(config: Config, module: str, path: Path) -> None:
-    """Write a config whole, with an import of ``module`` in it; ``config`` is changed."""
-    imports = config.get("custom_imports") or ConfigDict(imports=[], allow_failed_imports=False)
-    imports.imports = list(dict.fromkeys((*imports.imports, module)))
-    config.custom_imports = imports
-    write_whole(path, lambda temporary: temporary.write_text(config.pretty_text))
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The feature maps that the config's heads, or its neck, read; see :func:`stages_read`."""
+        return tuple(STAGE_TAPS[stage] for stage in stages_read(detector(self.cfg)))
 
+    @property
+    def resolution(self) -> Resolution:
+        """Strides and dilations of the four stages, one that is a shared head included; one not built runs plainly."""
+        model = detector(self.cfg)
+        head = (model.get("roi_head") or {}).get("shared_head") or {}
+        built = model.backbone.get("num_stages", STAGES)
 
-def _has(node: Any, key: str) -> bool:
-    first, _, rest = key.partition(".")
-    if isinstance(node, (Mapping, Config)) and first in node:
-        return not rest or _has(node[first], rest)
-    if isinstance(node, Sequence) and not isinstance(node, str) and first.isdecimal() and int(first) < len(node):
-        return not rest or _has(node[int(first)], rest)
-    return False
+        def four(key: str, plain: tuple[int, int, int, int]) -> Any:
+            own = tuple(model.backbone.get(key, plain))[:built]
+            return (*own, *plain[len(own) :])
+
+        return Resolution(
+            strides=four("strides", (*STRIDES[:3], head.get("stride", STRIDES[3]))),
+            dilations=four("dilations", (1, 1, 1, head.get("dilation", 1))),
+            contract_dilation=model.backbone.get("contract_dilation", False),
+        )
+
+    def images(self) -> ImageSource:
+        """The training images, each by itself through the test pipeline and the model's data preprocessor.
+
+        They need no labels; what the preprocessor pads an image to is part of it.
+        """
+        pipeline = inference_pipeline(self.cfg)
+        entries = [self._unlabelled(leaf, pipeline) for leaf in leaves(self.cfg.train_dataloader.dataset)]
+        preprocessor = self.cfg.model.get("data_preprocessor") or ConfigDict(type=self.preprocessor)
+        return OpenMMLabImages(entries, preprocessor, self.scope, self.cfg.test_dataloader.get("num_workers", 0))
+
+    def write(self, arch: Arch, weights: Path, path: Path) -> None:
+        """Write a self-contained config that trains a network with the framework's own tools.
+
+        Args:
+            arch: the network.
+            weights: its weights in torchvision's names; the config refers to them relative to itself, so that both can
+                be moved together.
+            path: the ``.py`` file to write.
+        """
+        written = copy.deepcopy(self.cfg)
+        init_cfg = {"type": "Pretrained", "checkpoint": beside_config(weights)}
+        set_arch(detector(written), arch, init_cfg=init_cfg)
+        save_config(written, f"data_plugin.backbones.{self.scope}", path)
+
+    def finetune(
+        self,
+        out: Path,
+        *,
+        resume: bool = False,
+        eval_only: bool = False,
+        weights: Path | None = None,
+        began: Callable[[], None] = lambda: None,
+    ) -> Mapping[str, float]:
+        """Train with MMEngine's runner, and evaluate with the config's evaluator on its validation set.
+
+        See :meth:`FrameworkConfig.finetune`; weights of a whole model are a ``.pth`` file.
+        """
+        self._require_figures()
+        for loader in LOADERS[1:2] if eval_only else LOADERS[:2]:
+            self._require_labels(loader)
+        metrics = train_or_evaluate(
+            self.cfg,
+            out,
+            self.scope,
+            self.networks,
+            resume=resume,
+            eval_only=eval_only,
+            weights=weights,
+            began=began,
+        )
+        return self._figures(metrics)
+
+    @abstractmethod
+    def _find_data(self, data_root: Path | None) -> None:
+        """Put the data root into every data set of the config, or check the config's own."""
+
+    @abstractmethod
+    def _unlabelled(self, leaf: ConfigDict, pipeline: Sequence[Any]) -> ConfigDict:
+        """A data set entry that gives every image of ``leaf``, through ``pipeline`` and without labels."""
+
+    @abstractmethod
+    def _require_labels(self, loader: str) -> None:
+        """Check the labels of ``train_dataloader`` or ``val_dataloader`` against the model's classes."""
+
+    @abstractmethod
+    def _require_figures(self) -> None:
+        """Check that the config's evaluator gives the figures of this task."""
+
+    @abstractmethod
+    def _figures(self, metrics: Mapping[str, float]) -> Mapping[str, float]:
+        """The figures of this task, in percent, from what the evaluator said."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -15,6 +16,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 
+from data_plugin.backbones.openmmlab.batch_size import warn_of_another_batch
 from data_plugin.backbones.openmmlab.checkpoint import read_state_dict
 from data_plugin.backbones.openmmlab.cpu_ranks import join_cpu_ranks
 from data_plugin.backbones.openmmlab.resnet import pretrained_file
@@ -31,6 +33,7 @@ def train_or_evaluate(
     resume: bool = False,
     eval_only: bool = False,
     weights: Path | None = None,
+    began: Callable[[], None] = lambda: None,
 ) -> Mapping[str, float]:
     """Train with MMEngine's runner and evaluate with the config's evaluator on its validation set.
 
@@ -44,6 +47,7 @@ def train_or_evaluate(
         resume: go on from the last checkpoint in ``out``.
         eval_only: evaluate only, ``weights`` or else the last checkpoint in ``out``.
         weights: checkpoint of a whole model (``.pth``) to start from or to evaluate.
+        began: called when the first step is done.
 
     Returns:
         What the evaluator said last.
@@ -66,24 +70,42 @@ def train_or_evaluate(
     config.launcher = "pytorch" if "LOCAL_RANK" in os.environ else "none"
     if config.launcher == "pytorch" and not torch.cuda.is_available():
         join_cpu_ranks(config)
-    # Loggers and message hubs live as long as the process, under the experiment's name.
+    # Loggers, message hubs and visualizers live as long as the process, under their names, with the first one's folder.
     config.experiment_name = f"{out.name}_{uuid.uuid4().hex[:8]}"
+    if config.get("visualizer"):
+        config.visualizer.name = config.experiment_name
     runner = Runner.from_cfg(config)
+    watch = _Watch(began)
+    runner.register_hook(watch)
     if eval_only:
         return runner.val()
-    last = _LastEvaluation()
-    runner.register_hook(last)
+    if runner.rank == 0:
+        warn_of_another_batch(config, runner.world_size)
     runner.train()
-    return last.metrics or runner.val()
+    return watch.metrics or runner.val()
 
 
-class _LastEvaluation(Hook):
-    """Keeps what the evaluator said last."""
+class _Watch(Hook):
+    """Tells of the first step, of training or of an evaluation alone, and keeps what the evaluator said last."""
 
-    metrics: Mapping[str, float] | None = None
+    def __init__(self, began: Callable[[], None]) -> None:
+        self._began = began
+        self._has_begun = False
+        self.metrics: Mapping[str, float] | None = None
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self._step()
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self._step()
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float] | None = None) -> None:
         self.metrics = metrics
+
+    def _step(self) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            self._began()
 
 
 def _checkpoint(out: Path, resume: bool, eval_only: bool, weights: Path | None) -> Path | None:

@@ -222,7 +222,7 @@ optim_wrapper = dict(
     optimizer=dict(type="SGD", lr=0.02, momentum=0.9, weight_decay=0.0001),
     paramwise_cfg=dict(norm_decay_mult=0.0),  # SOLVER.WEIGHT_DECAY_NORM 0 [D]
 )
-auto_scale_lr = dict(enable=False, base_batch_size=16)
+auto_scale_lr = dict(enable=False, base_batch_size=16)  # for what batch the learning rate is; enable scales it
 
 # Runtime
 

@@ -137,7 +137,7 @@ optim_wrapper = dict(
     optimizer=dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=0.0005),  # [DC]
     clip_grad=None,
 )
-auto_scale_lr = dict(enable=False, base_batch_size=16)
+auto_scale_lr = dict(enable=False, base_batch_size=16)  # for what batch the learning rate is; enable scales it
 
 # Runtime
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
+import shutil
+import textwrap
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -14,6 +20,7 @@ from data_plugin.images.input_format import InputFormat
 from data_plugin.space.arch import Arch
 from data_plugin.space.resolution import Resolution
 from data_plugin.utils.errors import UserError
+from data_plugin.utils.ranks import launched_ranks
 
 Answer = TypeVar("Answer")
 Question = Callable[[FrameworkConfig], Answer]
@@ -93,7 +100,7 @@ class CheckedConfig(FrameworkConfig):
         began: Callable[[], None] = lambda: None,
     ) -> Mapping[str, float]:
         """See :meth:`FrameworkConfig.finetune`; exceptions after the first step are left as they are."""
-        begun = False
+        begun, was_there = False, out.exists()
 
         def begin() -> None:
             nonlocal begun
@@ -103,10 +110,14 @@ class CheckedConfig(FrameworkConfig):
         try:
             return self._config.finetune(out, resume=resume, eval_only=eval_only, weights=weights, began=begin)
         except Exception as error:
-            # Training is not begun again to find out which option it was.
             if begun or isinstance(error, UserError):
                 raise
-            given = f"the options {' '.join(self._options)}" if self._options else str(self._path)
+            if not was_there:
+                shutil.rmtree(out, ignore_errors=True)
+            if launched_ranks() == (1, 1) and (weights or not eval_only):
+                raise self.explained(error, partial(_begin, eval_only=eval_only, weights=weights)) from error
+            # Processes together, or without what they evaluate, do not begin again to find out which option it was.
+            given = f"the options {' '.join(self._options)}" if self._options else f"the config {self._path}"
             raise UserError(f"{self._title} cannot run with {given} ({in_one_line(error)})") from error
 
     def explained(self, error: Exception, question: Question[object]) -> Exception:
@@ -129,7 +140,7 @@ class CheckedConfig(FrameworkConfig):
     def _fails(self, question: Question[object], options: Sequence[str]) -> bool:
         """Whether the framework fails with some of the options; what we refuse ourselves has an error of its own."""
         try:
-            with warnings.catch_warnings(action="ignore"):
+            with warnings.catch_warnings(action="ignore"), _silence():
                 question(self._adapter(self._path, options, self._data_root))
         except UserError:
             return False
@@ -159,7 +170,31 @@ class _CheckedImages(ImageSource):
             raise self._config.explained(error, lambda config: config.images()[index]) from error
 
 
+class _Begun(Exception):
+    """Ends a run that was begun to see whether it can be."""
+
+
+def _begin(config: FrameworkConfig, eval_only: bool, weights: Path | None) -> None:
+    def stop() -> None:
+        raise _Begun
+
+    with TemporaryDirectory() as scratch, contextlib.suppress(_Begun):
+        config.finetune(Path(scratch, "out"), eval_only=eval_only, weights=weights, began=stop)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep what a framework prints and logs to ourselves."""
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
 def in_one_line(error: Exception) -> str:
     """An exception's kind and the first line of what it says, for the end of a sentence."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return ": ".join([type(error).__name__, *(textwrap.shorten(line, 200, placeholder=" …") for line in lines[:1])])

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from data_plugin.frameworks.checked_config import CheckedConfig
 from data_plugin.frameworks.config_names import ConfigNames
-from data_plugin.frameworks.framework_config import FrameworkConfig
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.extras import is_installed
+
+if TYPE_CHECKING:
+    from data_plugin.frameworks.framework_config import FrameworkConfig
 
 Task = Literal["detection", "segmentation"]
 
@@ -42,7 +43,7 @@ class Framework:
     configs: ConfigNames
     input_keys: str
     adapter: str
-    backbone_places: Mapping[str, str]
+    backbone_places: Mapping[str, str] = field(hash=False)
 
     @property
     def is_installed(self) -> bool:
@@ -79,6 +80,8 @@ class Framework:
             UserError: if the framework is not installed, the name is unknown (the message lists the known ones), or
                 see :class:`FrameworkConfig`.
         """
+        from data_plugin.frameworks.checked_config import CheckedConfig
+
         self.require_installed()
         path = self.configs.find(config)
         module, _, name = self.adapter.partition(":")

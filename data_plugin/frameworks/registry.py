@@ -46,19 +46,19 @@ FRAMEWORKS = (DETECTRON2, MMDET, MMSEG)
 """All of them, in the order in which an installed one of a task is taken."""
 
 
-def frameworks_of(task: Task) -> tuple[Framework, ...]:
-    """The frameworks for a task, in the order in which an installed one is taken."""
-    return tuple(framework for framework in FRAMEWORKS if framework.task == task)
+def frameworks_of(task: Task | None) -> tuple[Framework, ...]:
+    """The frameworks for a task, in the order in which an installed one is taken; all for None."""
+    return tuple(framework for framework in FRAMEWORKS if task in (None, framework.task))
 
 
-def find_framework(name: str | None, config: str, task: Task) -> Framework:
+def find_framework(name: str | None, config: str, task: Task | None) -> Framework:
     """Choose a framework for a config.
 
     Args:
         name: the framework; None takes the one that the ending of ``config`` tells, else the one that has a config of
             that name, of ours or in its model zoo, else the first; of several the first that is installed.
         config: config name or path.
-        task: what it is for.
+        task: what it is for; None takes any.
 
     Raises:
         UserError: if it is unknown or not installed; the message says what to install.

@@ -36,9 +36,14 @@ class ImageSource(ABC):
     Args:
         names: what identifies each image, such as a file name.
         workers: processes that read images; 0 reads them in this one.
+
+    Raises:
+        ValueError: if ``workers`` is no number of at least 0.
     """
 
     def __init__(self, names: Sequence[str], workers: int = 0) -> None:
+        if not isinstance(workers, int) or workers < 0:
+            raise ValueError(f"workers is {workers!r}; expected a number of at least 0")
         self.names = names
         self.workers = workers
 

@@ -32,6 +32,27 @@ def voc_root(data_root: Path) -> Path:
     )
 
 
+def listed_names(listing: Path) -> list[str]:
+    """The image names of a split.
+
+    Args:
+        listing: a file of ``ImageSets/Main``, such as ``trainval.txt``: one name a line, of which more may follow.
+
+    Raises:
+        UserError: if the file is missing, is not text, or lists no image.
+    """
+    try:
+        lines = listing.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{listing} is missing; expected the image names of a split, one a line") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{listing} is not text ({error}); expected the image names of a split, one a line") from error
+    names = [line.split()[0] for line in lines if line.strip()]
+    if not names:
+        raise UserError(f"{listing} lists no image; expected one name a line")
+    return names
+
+
 def check_voc(root: Path, year: str, split: str) -> int:
     """Check one split: its list, and for every image in it the photograph, the annotation and the class names.
 
@@ -48,11 +69,7 @@ def check_voc(root: Path, year: str, split: str) -> int:
     """
     folder = root / f"VOC{year}"
     listing = folder / "ImageSets" / "Main" / f"{split}.txt"
-    if not listing.is_file():
-        raise UserError(f"{listing} is missing; expected the image names of the {split} split, one a line")
-    names = [line.split()[0] for line in listing.read_text().splitlines() if line.strip()]
-    if not names:
-        raise UserError(f"{listing} lists no image; expected one name a line")
+    names = listed_names(listing)
     for name in names:
         if not (folder / "JPEGImages" / f"{name}.jpg").is_file():
             raise UserError(f"{folder / 'JPEGImages' / name}.jpg is missing, but {listing.name} lists it")

@@ -1,18 +1,20 @@
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("rich")
 
-from data_plugin.frameworks.framework import DETECTION
+from data_plugin.frameworks.registry import MMDET, frameworks_of
+from data_plugin.images.batch import draw_batches
 from data_plugin.tools import demo
 from data_plugin.utils.errors import UserError
 
 
 def test_a_folder_that_is_no_earlier_demo_is_left_alone(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture):
-    monkeypatch.setattr(demo, "load_adapter", lambda name, config, choices: ("mmdet", None))
+    monkeypatch.setattr(demo, "find_framework", lambda name, config, task: MMDET)
     (tmp_path / "thesis.tex").touch()
     assert demo.main(["--out", str(tmp_path)]) == 2
     assert "is not the output of an earlier demo" in capsys.readouterr().err
@@ -37,10 +39,12 @@ def test_a_failing_tool_ends_the_demo(tmp_path: Path):
         demo._run("finetune_det", log=tmp_path / "log")
 
 
-@pytest.mark.parametrize("framework", DETECTION)
-def test_the_changes_of_the_recipe_fit_its_config(framework: str, drawn_voc: Path):
-    pytest.importorskip(framework, reason=f"{framework} is not installed")
-    _, adapter = demo.load_adapter(framework, demo.CONFIG, DETECTION)
-    config = adapter.load_config(demo.CONFIG, demo.SMALL[framework], drawn_voc)
-    batch = next(iter(adapter.image_batches(config, 1, 1, 0)))
+@pytest.mark.parametrize("framework", frameworks_of("detection"), ids=lambda framework: framework.name)
+def test_the_recipe_is_small_and_takes_the_drawn_images_alone(framework, drawn_voc: Path):
+    pytest.importorskip(framework.name, reason=f"{framework.name} is not installed")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="TRAINING DATA")
+        config = framework.open(demo.CONFIG, (), drawn_voc)
+    assert config.taps == framework.open("faster_rcnn_c4_voc", (), drawn_voc).taps
+    (batch,) = draw_batches(config.images(), 1, 1, 0)
     assert tuple(batch.images.shape) == (1, 3, 240, 320)

@@ -9,7 +9,7 @@ from samples import SPACE
 
 from data_plugin import Arch
 from data_plugin.backbones import DynamicResNet
-from data_plugin.frameworks.framework import CONFIG_ENDING
+from data_plugin.frameworks.registry import DETECTRON2, MMDET
 from data_plugin.images.input_format import InputFormat
 from data_plugin.supernet.checkpoint import Supernet, SupernetInfo, save_supernet
 from data_plugin.tools import finetune_det, search_det
@@ -44,8 +44,9 @@ SMALL = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("framework", ["mmdet", "detectron2"])
-def test_search_then_fine_tune(framework, drawn_voc, tmp_path: Path, capsys):
+@pytest.mark.parametrize("chosen", [MMDET, DETECTRON2], ids=lambda framework: framework.name)
+def test_search_then_fine_tune(chosen, drawn_voc, tmp_path: Path, capsys):
+    framework = chosen.name
     pytest.importorskip(framework, reason=f"{framework} is not installed")
     supernet = tmp_path / "supernet.safetensors"
     networks = DynamicResNet(SPACE), DynamicResNet(SPACE)
@@ -58,7 +59,7 @@ def test_search_then_fine_tune(framework, drawn_voc, tmp_path: Path, capsys):
     assert Arch.parse(winner["arch"]) in SPACE
     moved = (tmp_path / "search" / winner["folder"]).rename(tmp_path / "moved") if framework == "mmdet" else None
     folder = moved or tmp_path / "search" / winner["folder"]
-    config = folder / f"faster_rcnn_c4_voc{CONFIG_ENDING[framework]}"
+    config = folder / f"faster_rcnn_c4_voc{chosen.configs.ending}"
     run = ["--config", str(config), "--data-root", str(drawn_voc), "--out", str(tmp_path / "detector")]
     assert finetune_det.main(run) == 0
     metrics = json.loads((tmp_path / "detector" / "metrics.json").read_text())

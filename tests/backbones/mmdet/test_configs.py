@@ -18,11 +18,12 @@ pytest.importorskip("mmdet", reason="MMDetection is not installed")
 import mmdet
 from mmdet.apis import inference_detector, init_detector
 from mmdet.datasets import CocoDataset
-from mmengine.config import Config
 
 from data_plugin import Arch, UserError
-from data_plugin.backbones import mmdet as adapter
 from data_plugin.backbones.data_resnet import DATAResNet
+from data_plugin.backbones.mmdet.config import MMDetConfig
+from data_plugin.frameworks.registry import MMDET
+from data_plugin.images.batch import ImageBatches
 from data_plugin.images.drawn_voc import draw_voc
 from data_plugin.images.input_format import InputFormat
 from data_plugin.supernet.backbone_files import PTH_FILE, load_backbone, save_backbone
@@ -98,21 +99,21 @@ def winner(tmp_path_factory, coco: Path) -> dict[str, Path]:
     save_backbone(folder, DATAResNet(ARCH))
     for name in RECIPES:
         small = [option for option in SMALL_HEADS if name == "mask_rcnn_fpn_coco" or "mask" not in option]
-        config = adapter.load_config(name, [] if "retinanet" in name else small, coco)
-        adapter.write_config(config, ARCH, folder / PTH_FILE, folder / f"{name}.py")
+        config = MMDetConfig(MMDET.configs.find(name), [] if "retinanet" in name else small, coco)
+        config.write(ARCH, folder / PTH_FILE, folder / f"{name}.py")
     return {name: folder / f"{name}.py" for name in RECIPES}
 
 
-def tiny(path: Path, *options: str) -> Config:
+def tiny(path: Path, *options: str) -> MMDetConfig:
     scales = "train_dataloader.dataset.pipeline.2.scales=[(200,64)]"
     own = ["model.test_cfg.score_thr=0.0"] if "retinanet" in path.name else TWO_STAGE
-    return adapter.load_config(str(path), [*TINY, scales, *own, *options], None)
+    return MMDetConfig(MMDET.configs.find(str(path)), [*TINY, scales, *own, *options], None)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, winner: dict[str, Path]) -> tuple[Path, dict[str, float]]:
     out = tmp_path_factory.mktemp("runs") / "mask"
-    return out, dict(adapter.finetune(tiny(winner["mask_rcnn_fpn_coco"]), out))
+    return out, dict(tiny(winner["mask_rcnn_fpn_coco"]).finetune(out))
 
 
 # What the recipes say
@@ -120,16 +121,16 @@ def trained(tmp_path_factory, winner: dict[str, Path]) -> tuple[Path, dict[str, 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_follow_the_paper(coco: Path, name: str) -> None:
-    config = adapter.load_config(name, [], coco)
-    assert adapter.input_format(config) == InputFormat.imagenet()
-    assert adapter.taps(config) == (("C3", "C4", "C5") if "retinanet" in name else ("C2", "C3", "C4", "C5"))
-    schedule = {each.type: each for each in config.param_scheduler}
-    assert config.train_cfg.max_iters == schedule["MultiStepLR"].end == 90000
+    config = MMDetConfig(MMDET.configs.find(name), [], coco)
+    assert config.input_format == InputFormat.imagenet()
+    assert config.taps == (("C3", "C4", "C5") if "retinanet" in name else ("C2", "C3", "C4", "C5"))
+    schedule = {each.type: each for each in config.cfg.param_scheduler}
+    assert config.cfg.train_cfg.max_iters == schedule["MultiStepLR"].end == 90000
     assert schedule["MultiStepLR"].milestones == [60000, 80000]
-    assert config.optim_wrapper.optimizer.lr == (0.01 if "retinanet" in name else 0.02)
-    steps = {step.type: step for step in config.train_dataloader.dataset.pipeline}
+    assert config.cfg.optim_wrapper.optimizer.lr == (0.01 if "retinanet" in name else 0.02)
+    steps = {step.type: step for step in config.cfg.train_dataloader.dataset.pipeline}
     assert steps["RandomChoiceResize"].scales == [(1333, side) for side in (640, 672, 704, 736, 768, 800)]
-    model = config.model
+    model = config.cfg.model
     assert model.backbone.frozen_stages == -1
     assert not model.backbone.norm_eval
     synced = [model.backbone, model.neck]
@@ -139,17 +140,17 @@ def test_recipes_follow_the_paper(coco: Path, name: str) -> None:
     if name == "mask_rcnn_fpn_coco":
         synced.append(model.roi_head.mask_head)
     assert [part.norm_cfg.type for part in synced] == ["SyncBN"] * len(synced)
-    assert config.custom_hooks[0].type == "PreciseBNHook"
+    assert config.cfg.custom_hooks[0].type == "PreciseBNHook"
 
 
 def test_fpn_on_voc_shares_data_and_schedule_with_c4(tmp_path: Path) -> None:
     draw_voc(tmp_path, train=2, test=1, size=(96, 64))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="TRAINING DATA")
-        c4, fpn = (adapter.load_config(f"faster_rcnn_{kind}_voc", [], tmp_path) for kind in ("c4", "fpn"))
-    assert adapter.taps(fpn) == ("C2", "C3", "C4", "C5")
+        c4, fpn = (MMDetConfig(MMDET.configs.find(f"faster_rcnn_{kind}_voc"), [], tmp_path) for kind in ("c4", "fpn"))
+    assert fpn.taps == ("C2", "C3", "C4", "C5")
     for key in ("train_dataloader", "val_dataloader", "val_evaluator", "param_scheduler", "optim_wrapper", "train_cfg"):
-        assert fpn[key] == c4[key], key
+        assert fpn.cfg[key] == c4.cfg[key], key
 
 
 # What comes out trains as it is
@@ -158,18 +159,18 @@ def test_fpn_on_voc_shares_data_and_schedule_with_c4(tmp_path: Path) -> None:
 def test_masks_and_boxes_are_scored(trained, winner: dict[str, Path]) -> None:
     out, metrics = trained
     assert list(metrics) == ["AP", "AP50", "AP75", "mask AP", "mask AP50", "mask AP75"]
-    again = adapter.finetune(tiny(winner["mask_rcnn_fpn_coco"]), out, eval_only=True)
+    again = tiny(winner["mask_rcnn_fpn_coco"]).finetune(out, eval_only=True)
     assert again == pytest.approx(metrics, nan_ok=True)
 
 
 def test_nothing_detected_scores_zero(trained, winner: dict[str, Path]) -> None:
     config = tiny(winner["mask_rcnn_fpn_coco"], "model.test_cfg.rcnn.score_thr=2.0")
-    assert set(adapter.finetune(config, trained[0], eval_only=True).values()) == {0.0}
+    assert set(config.finetune(trained[0], eval_only=True).values()) == {0.0}
 
 
 @pytest.mark.parametrize("name", ["faster_rcnn_fpn_coco", "retinanet_fpn_coco"])
 def test_box_detectors_train(winner: dict[str, Path], tmp_path: Path, name: str) -> None:
-    metrics = adapter.finetune(tiny(winner[name]), tmp_path / "out")
+    metrics = tiny(winner[name]).finetune(tmp_path / "out")
     assert list(metrics) == ["AP", "AP50", "AP75"]
     state = torch.load(tmp_path / "out" / "iter_2.pth", weights_only=False)["state_dict"]  # written by this test
     before = load_backbone(winner[name].parent).state_dict()
@@ -193,7 +194,7 @@ def test_perfect_detections_score_a_hundred(trained, winner: dict[str, Path], mo
         return samples
 
     monkeypatch.setattr(MaskRCNN, "predict", predict)
-    found = adapter.finetune(tiny(winner["mask_rcnn_fpn_coco"]), trained[0], eval_only=True)
+    found = tiny(winner["mask_rcnn_fpn_coco"]).finetune(trained[0], eval_only=True)
     assert {name: value for name, value in found.items() if "75" not in name} == pytest.approx(
         {"AP": 100, "AP50": 100, "mask AP": 100, "mask AP50": 100}, abs=5
     )
@@ -229,7 +230,7 @@ def test_two_processes_on_the_cpu_hold_the_same_weights(winner: dict[str, Path],
     script.write_text(
         "import sys, hashlib, json, torch, torch.distributed as dist\n"
         "from pathlib import Path\n"
-        "from data_plugin.backbones import mmdet as adapter\n"
+        "from data_plugin.backbones.mmdet.config import MMDetConfig\n"
         "from mmengine.runner import Runner\n"
         "sums, after = [], Runner.train\n"
         "def train(self):\n"
@@ -238,8 +239,8 @@ def test_two_processes_on_the_cpu_hold_the_same_weights(winner: dict[str, Path],
         "    sums.append(sum(float(p.detach().double().sum()) for p in self.model.parameters()))\n"
         "    return model\n"
         "Runner.train = train\n"
-        "config = adapter.load_config(sys.argv[1], json.loads(sys.argv[3]), None)\n"
-        "adapter.finetune(config, Path(sys.argv[2]))\n"
+        "config = MMDetConfig(Path(sys.argv[1]), json.loads(sys.argv[3]))\n"
+        "config.finetune(Path(sys.argv[2]))\n"
         "Path(sys.argv[2], f'sum{dist.get_rank()}').write_text(repr(sums[0]))\n"
     )
     options = json.dumps([*TINY, "train_dataloader.dataset.pipeline.2.scales=[(200,64)]", *TWO_STAGE])
@@ -284,9 +285,9 @@ def rewrite(root: Path, split: str, change) -> None:
 
 
 def refused(winner: dict[str, Path], root: Path, out: Path, message: str, *options: str) -> None:
-    config = adapter.load_config(str(winner["mask_rcnn_fpn_coco"]), [*TINY, *options], root)
+    config = MMDetConfig(MMDET.configs.find(str(winner["mask_rcnn_fpn_coco"])), [*TINY, *options], root)
     with pytest.raises(UserError, match=message) as caught:
-        adapter.finetune(config, out)
+        config.finetune(out)
     assert "\n" not in str(caught.value)
     assert not out.exists()
 
@@ -311,14 +312,14 @@ def test_unlisted_categories_and_foreign_classes_are_refused(winner, damaged: Pa
 
 
 def test_data_roots_are_checked(winner, damaged: Path, tmp_path: Path) -> None:
-    config = adapter.load_config("mask_rcnn_fpn_coco", [], damaged)
-    assert config.val_evaluator.ann_file == f"{damaged}/annotations/instances_val2017.json"
-    assert config.test_evaluator.ann_file == config.val_evaluator.ann_file
+    config = MMDetConfig(MMDET.configs.find("mask_rcnn_fpn_coco"), [], damaged)
+    assert config.cfg.val_evaluator.ann_file == f"{damaged}/annotations/instances_val2017.json"
+    assert config.cfg.test_evaluator.ann_file == config.cfg.val_evaluator.ann_file
     with pytest.raises(UserError, match=r"nowhere is not a folder; give --data-root"):
-        adapter.load_config("mask_rcnn_fpn_coco", [], tmp_path / "nowhere")
+        MMDetConfig(MMDET.configs.find("mask_rcnn_fpn_coco"), [], tmp_path / "nowhere")
     shutil.rmtree(damaged / "val2017")
     with pytest.raises(UserError, match=r"has no val2017/; expected .*instances_val2017.json and val2017/ in it"):
-        adapter.load_config("mask_rcnn_fpn_coco", [], damaged)
+        MMDetConfig(MMDET.configs.find("mask_rcnn_fpn_coco"), [], damaged)
 
 
 def test_evaluators_that_score_neither_boxes_nor_masks_are_refused(winner, coco: Path, tmp_path: Path) -> None:
@@ -326,12 +327,11 @@ def test_evaluators_that_score_neither_boxes_nor_masks_are_refused(winner, coco:
 
 
 def test_search_images_of_coco(coco: Path) -> None:
-    config = adapter.load_config(
-        "retinanet_fpn_coco",
+    config = MMDetConfig(
+        MMDET.configs.find("retinanet_fpn_coco"),
         ["test_dataloader.dataset.pipeline.1.scale=(200,64)", "test_dataloader.num_workers=0"],
         coco,
     )
-    batches = adapter.image_batches(config, None, 2, seed=0)
-    found = list(batches)
+    found = list(ImageBatches(config.images(), [[0, 1], [2, 3]]))
     assert [batch.images.shape for batch in found] == [(2, 3, 64, 96)] * 2
     assert [name for batch in found for name in batch.names] == [f"{number:012}.jpg" for number in range(4)]

@@ -22,8 +22,11 @@ from mmengine.runner import Runner, load_checkpoint
 from mmengine.structures import InstanceData
 
 from data_plugin import Arch, UserError
-from data_plugin.backbones import mmdet as adapter
 from data_plugin.backbones.data_resnet import DATAResNet
+from data_plugin.backbones.mmdet.config import MMDetConfig
+from data_plugin.backbones.openmmlab.swap import set_arch, stages_read
+from data_plugin.frameworks.registry import MMDET
+from data_plugin.images.batch import ImageBatches, draw_batches
 from data_plugin.images.drawn_voc import draw_voc
 from data_plugin.images.input_format import InputFormat
 from data_plugin.supernet.backbone_files import PTH_FILE, SAFETENSORS_FILE, save_backbone
@@ -46,10 +49,10 @@ def _default_scope():
         yield
 
 
-def load(voc: Path, *options: str, config: str = "faster_rcnn_c4_voc") -> Config:
+def load(voc: Path, *options: str, config: str = "faster_rcnn_c4_voc") -> MMDetConfig:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="TRAINING DATA")
-        return adapter.load_config(config, [*NO_WORKERS, *options], voc)
+        return MMDetConfig(MMDET.configs.find(config), [*NO_WORKERS, *options], voc)
 
 
 def randomise(model: torch.nn.Module) -> None:
@@ -194,7 +197,7 @@ def test_extra_norm_follows_the_stage() -> None:
 
 
 def test_c4_losses_equal_those_of_the_stock_resnet50_detector(voc: Path) -> None:
-    config = load(voc).model
+    config = load(voc).cfg.model
     batch_norm = {"type": "BN", "requires_grad": True}
     config.backbone.norm_cfg = config.roi_head.shared_head.norm_cfg = batch_norm
     config.roi_head.shared_head.extra_norm = False
@@ -326,13 +329,13 @@ def test_exported_resnet50_loads_into_mmdets_resnet(tmp_path: Path) -> None:
 
 def test_recipe_says_what_the_model_reads_and_how(voc: Path) -> None:
     config = load(voc)
-    assert adapter.taps(config) == ("C5",)
-    assert adapter.input_format(config) == InputFormat.imagenet()
-    schedule = {each.type: each for each in config.param_scheduler}
-    assert config.train_cfg.max_iters == schedule["MultiStepLR"].end == 24000
+    assert config.taps == ("C5",)
+    assert config.input_format == InputFormat.imagenet()
+    schedule = {each.type: each for each in config.cfg.param_scheduler}
+    assert config.cfg.train_cfg.max_iters == schedule["MultiStepLR"].end == 24000
     assert schedule["MultiStepLR"].milestones == [18000, 22000]
     assert schedule["LinearLR"].end == 100
-    scales = config.train_dataloader.dataset.datasets[0].pipeline[3].scales
+    scales = config.cfg.train_dataloader.dataset.datasets[0].pipeline[3].scales
     assert scales[0] == (1333, 480)
     assert scales[-1] == (1333, 800)
     assert len(scales) == 11
@@ -340,7 +343,7 @@ def test_recipe_says_what_the_model_reads_and_how(voc: Path) -> None:
 
 def test_input_format_follows_the_preprocessor(voc: Path) -> None:
     config = load(voc, "model.data_preprocessor.bgr_to_rgb=False", "model.data_preprocessor.mean=1,2,3")
-    found = adapter.input_format(config)
+    found = config.input_format
     assert found.channel_order == "BGR"
     assert found.mean == (1, 2, 3)
 
@@ -348,16 +351,16 @@ def test_input_format_follows_the_preprocessor(voc: Path) -> None:
 @pytest.mark.parametrize(
     ("neck", "out_indices", "expected"),
     [
-        ({"type": "FPN"}, (0, 1, 2, 3), ("C2", "C3", "C4", "C5")),
-        ({"type": "FPN", "start_level": 1}, (0, 1, 2, 3), ("C3", "C4", "C5")),
-        ({"type": "FPN", "start_level": 0, "end_level": 1}, (1, 2, 3), ("C3", "C4")),
-        ([{"type": "FPN", "start_level": 1}, {"type": "BFP"}], (0, 1, 2, 3), ("C3", "C4", "C5")),
-        (None, (3,), ("C5",)),
+        ({"type": "FPN"}, (0, 1, 2, 3), (0, 1, 2, 3)),
+        ({"type": "FPN", "start_level": 1}, (0, 1, 2, 3), (1, 2, 3)),
+        ({"type": "FPN", "start_level": 0, "end_level": 1}, (1, 2, 3), (1, 2)),
+        ([{"type": "FPN", "start_level": 1}, {"type": "BFP"}], (0, 1, 2, 3), (1, 2, 3)),
+        (None, (3,), (3,)),
     ],
 )
-def test_taps_of_necks(neck: dict | None, out_indices: tuple, expected: tuple) -> None:
+def test_stages_that_necks_read(neck: dict | None, out_indices: tuple, expected: tuple) -> None:
     model = {"backbone": {"type": "DATAResNet", "arch": str(SMALL), "out_indices": out_indices}, "neck": neck}
-    assert adapter.taps(Config({"model": model})) == expected
+    assert stages_read(ConfigDict(model)) == expected
 
 
 def test_options_are_parsed_as_cfg_options(voc: Path) -> None:
@@ -368,10 +371,10 @@ def test_options_are_parsed_as_cfg_options(voc: Path) -> None:
         "optim_wrapper.optimizer.lr=1e-3",
         "load_from=a=b",
     )
-    assert config.train_dataloader.dataset.datasets[0].pipeline[3].scales == [(200, 96), (200, 128)]
-    assert config.param_scheduler[1].milestones == [3, 4]
-    assert config.optim_wrapper.optimizer.lr == 1e-3
-    assert config.load_from == "a=b"
+    assert config.cfg.train_dataloader.dataset.datasets[0].pipeline[3].scales == [(200, 96), (200, 128)]
+    assert config.cfg.param_scheduler[1].milestones == [3, 4]
+    assert config.cfg.optim_wrapper.optimizer.lr == 1e-3
+    assert config.cfg.load_from == "a=b"
 
 
 @pytest.mark.parametrize(
@@ -393,11 +396,11 @@ def test_unknown_config_and_bad_files(voc: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"known names: .*faster_rcnn_c4_voc"):
         load(voc, config="faster_rcnn_c5_voc")
     (tmp_path / "broken.py").write_text("model = dict(")
-    with pytest.raises(UserError, match="cannot be read as an MMDetection config"):
-        load(voc, config=str(tmp_path / "broken.py"))
+    with pytest.raises(UserError, match=r"MMDetection cannot use the config .*broken.py \(SyntaxError: "):
+        MMDET.open(str(tmp_path / "broken.py"), [], voc)
     (tmp_path / "part.py").write_text("model = dict(type='FasterRCNN')")
     with pytest.raises(UserError, match="has no train_dataloader"):
-        adapter.load_config(str(tmp_path / "part.py"), [], voc)
+        MMDetConfig(MMDET.configs.find(str(tmp_path / "part.py")), [], voc)
 
 
 def test_missing_data_roots_are_refused(voc: Path, tmp_path: Path, monkeypatch) -> None:
@@ -408,17 +411,17 @@ def test_missing_data_roots_are_refused(voc: Path, tmp_path: Path, monkeypatch) 
     shutil.copytree(voc, tmp_path / "voc")
     listing = tmp_path / "voc/VOC2007/ImageSets/Main/trainval.txt"
     listing.write_text("\n")
-    with pytest.raises(UserError, match=r"trainval.txt is missing or empty"):
+    with pytest.raises(UserError, match=r"trainval.txt lists no image"):
         load(tmp_path / "voc")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"data/VOCdevkit is not a folder"):
-        adapter.load_config("faster_rcnn_c4_voc", [], None)
+        MMDetConfig(MMDET.configs.find("faster_rcnn_c4_voc"), [], None)
 
 
 def test_voc2012_is_used_where_it_exists_and_missed_loudly_where_not(voc: Path, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"VOC2012 is missing, so training uses VOC2007 alone"):
-        config = adapter.load_config("faster_rcnn_c4_voc", [], voc)
-    (only,) = config.train_dataloader.dataset.datasets
+        config = MMDetConfig(MMDET.configs.find("faster_rcnn_c4_voc"), [], voc)
+    (only,) = config.cfg.train_dataloader.dataset.datasets
     assert only.ann_file == "VOC2007/ImageSets/Main/trainval.txt"
     assert only.data_root == f"{voc.resolve()}/"
     devkit = tmp_path / "VOCdevkit"
@@ -426,28 +429,27 @@ def test_voc2012_is_used_where_it_exists_and_missed_loudly_where_not(voc: Path, 
     shutil.copytree(voc / "VOC2007", devkit / "VOC2012")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        config = adapter.load_config("faster_rcnn_c4_voc", NO_WORKERS, tmp_path)
-    assert [leaf.data_root for leaf in config.train_dataloader.dataset.datasets] == [f"{devkit.resolve()}/"] * 2
-    names = [name for batch in adapter.image_batches(config, None, 4, 0) for name in batch.names]
-    assert len(names) == 10
-    assert len(DATASETS.build(config.train_dataloader.dataset)) == 10
+        config = MMDetConfig(MMDET.configs.find("faster_rcnn_c4_voc"), NO_WORKERS, tmp_path)
+    assert [leaf.data_root for leaf in config.cfg.train_dataloader.dataset.datasets] == [f"{devkit.resolve()}/"] * 2
+    assert len(config.images()) == 10
+    assert len(DATASETS.build(config.cfg.train_dataloader.dataset)) == 10
 
 
 def test_written_config_stands_alone(voc: Path, weights: Path, tmp_path: Path) -> None:
     first = tmp_path / "first"
     shutil.copytree(weights, first)
     config = load(voc)
-    before = config.pretty_text
-    adapter.write_config(config, SMALL, first / PTH_FILE, first / "config.py")
-    assert config.pretty_text == before
+    before = config.cfg.pretty_text
+    config.write(SMALL, first / PTH_FILE, first / "config.py")
+    assert config.cfg.pretty_text == before
     first.rename(tmp_path / "moved")
     written = Config.fromfile(tmp_path / "moved" / "config.py")
     assert written.custom_imports.imports == ["data_plugin.backbones.mmdet"]
     assert written.model.rpn_head.in_channels == written.model.rpn_head.feat_channels == 4 * 48
     assert written.model.roi_head.bbox_roi_extractor.out_channels == 4 * 48
     assert written.model.roi_head.bbox_head.in_channels == 4 * 96
-    again = adapter.load_config(str(tmp_path / "moved" / "config.py"), [], None)
-    assert again.train_dataloader == config.train_dataloader
+    again = MMDetConfig(MMDET.configs.find(str(tmp_path / "moved" / "config.py")), [], None)
+    assert again.cfg.train_dataloader == config.cfg.train_dataloader
     runner = Runner.from_cfg(Config({**written, "work_dir": str(tmp_path / "work"), "experiment_name": "stands_alone"}))
     runner.model.init_weights()
     saved = torch.load(weights / PTH_FILE, weights_only=True)
@@ -457,19 +459,16 @@ def test_written_config_stands_alone(voc: Path, weights: Path, tmp_path: Path) -
         assert torch.equal(state[place + name].cpu(), value), name
 
 
-def test_written_config_of_an_fpn_detector_gets_the_necks_channels(tmp_path: Path) -> None:
+def test_an_fpn_gets_the_channels_of_the_stages_that_it_reads() -> None:
     backbone = {"type": "DATAResNet", "arch": str(Arch.resnet50()), "out_indices": (1, 2, 3)}
-    config = Config({"model": {"backbone": backbone, "neck": {"type": "FPN", "in_channels": [512, 1024, 2048]}}})
-    adapter.write_config(config, SMALL, tmp_path / PTH_FILE, tmp_path / "config.py")
-    assert Config.fromfile(tmp_path / "config.py").model.neck.in_channels == [96, 192, 384]
+    model = ConfigDict(backbone=backbone, neck={"type": "FPN", "in_channels": [512, 1024, 2048]})
+    set_arch(model, SMALL)
+    assert model.neck.in_channels == [96, 192, 384]
 
 
-def test_configs_without_our_backbone_are_refused(voc: Path, tmp_path: Path) -> None:
-    config = load(voc)
-    config.model.backbone.type = "ResNeXt"
+def test_configs_without_our_backbone_are_refused(voc: Path) -> None:
     with pytest.raises(UserError, match=r"ResNeXt, not a plain ResNet; .* type='DATAResNet'"):
-        adapter.write_config(config, SMALL, tmp_path / PTH_FILE, tmp_path / "config.py")
-    assert not (tmp_path / "config.py").exists()
+        load(voc, "model.backbone.type=ResNeXt")
 
 
 # Images
@@ -479,12 +478,13 @@ def test_images_are_what_mmdets_own_loader_and_preprocessor_give(voc: Path) -> N
     config = load(
         voc, "test_dataloader.dataset.pipeline.1.scale=(200,96)", "model.data_preprocessor.pad_size_divisor=32"
     )
-    entry = copy.deepcopy(config.train_dataloader.dataset.datasets[0])
-    entry.update(pipeline=config.test_dataloader.dataset.pipeline, test_mode=True)
-    loader = Runner.build_dataloader({**config.test_dataloader, "batch_size": 2, "dataset": entry})
-    preprocessor = MODELS.build(config.model.data_preprocessor)
-    batches = adapter.image_batches(config, None, 2, seed=0)
-    assert len(batches) == len(loader) == 3
+    entry = copy.deepcopy(config.cfg.train_dataloader.dataset.datasets[0])
+    entry.update(pipeline=config.cfg.test_dataloader.dataset.pipeline, test_mode=True)
+    loader = Runner.build_dataloader({**config.cfg.test_dataloader, "batch_size": 2, "dataset": entry})
+    preprocessor = MODELS.build(config.cfg.model.data_preprocessor)
+    images = config.images()
+    assert len(images) == 5
+    batches = ImageBatches(images, [[0, 1], [2, 3], [4]])
     for _ in range(2):  # a second pass starts again
         for found, data in zip(batches, loader, strict=True):
             expected = preprocessor(data, False)
@@ -502,38 +502,27 @@ def test_images_are_rgb_and_normalised(voc: Path) -> None:
     from PIL import Image
 
     config = load(voc, "test_dataloader.dataset.pipeline.1.scale=(96,64)")
-    batch = next(iter(adapter.image_batches(config, None, 1, seed=0)))
+    batch = next(iter(draw_batches(config.images(), None, 1, seed=0)))
     pixels = np.asarray(Image.open(voc / "VOC2007/JPEGImages" / batch.names[0]).convert("RGB"), dtype=np.float32)
-    form = adapter.input_format(config)
+    form = config.input_format
     expected = torch.from_numpy((pixels - np.float32(form.mean)) / np.float32(form.std)).permute(2, 0, 1)
     torch.testing.assert_close(batch.images[0], expected, atol=0.04, rtol=0)  # two JPEG decoders
 
 
-def test_draws_are_reproducible_and_need_no_annotation(voc: Path, tmp_path: Path) -> None:
+def test_images_need_no_annotation(voc: Path, tmp_path: Path) -> None:
     shutil.copytree(voc, tmp_path / "voc")
     shutil.rmtree(tmp_path / "voc/VOC2007/Annotations")
-    config = load(tmp_path / "voc")
-
-    def names(count: int | None, seed: int) -> list[str]:
-        return [name for batch in adapter.image_batches(config, count, 2, seed) for name in batch.names]
-
-    everything = names(None, 0)
+    images = load(tmp_path / "voc").images()
     listed = (voc / "VOC2007/ImageSets/Main/trainval.txt").read_text().split()
-    assert everything == [f"{name}.jpg" for name in listed]
-    draws = [names(3, seed) for seed in range(8)]
-    assert draws[0] == names(3, 0)
-    assert len({tuple(draw) for draw in draws}) > 1
-    assert all(len(set(draw)) == 3 and draw == sorted(draw) for draw in draws)
-    with pytest.warns(UserWarning, match="the data set has 5"):
-        assert names(9, 0) == everything
-    with pytest.raises(UserError, match="count is 0"):
-        names(0, 0)
+    assert images.names == [f"{name}.jpg" for name in listed]
+    assert images[4].pixels.shape == (3, 800, 1200)
 
 
 def test_repeated_data_sets_give_each_image_once(voc: Path) -> None:
     config = load(voc)
-    config.train_dataloader.dataset = ConfigDict(type="RepeatDataset", times=3, dataset=config.train_dataloader.dataset)
-    assert sum(len(batch.names) for batch in adapter.image_batches(config, None, 2, 0)) == 5
+    loader = config.cfg.train_dataloader
+    loader.dataset = ConfigDict(type="RepeatDataset", times=3, dataset=loader.dataset)
+    assert len(config.images()) == 5
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -547,5 +536,5 @@ def test_unreadable_images_are_named(voc: Path, tmp_path: Path, damage: str, wor
         path.write_bytes(path.read_bytes()[:-500] if damage == "truncated" else b"no image")
     config = load(tmp_path / "voc", f"test_dataloader.num_workers={workers}")
     with pytest.raises(UserError, match=r"00003.jpg cannot be read as an image") as caught:
-        list(adapter.image_batches(config, None, 2, 0))
+        list(draw_batches(config.images(), None, 2, 0))
     assert "\n" not in str(caught.value)

@@ -17,11 +17,11 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
 
 from data_plugin import Arch, UserError
-from data_plugin.backbones import mmdet as adapter
 from data_plugin.backbones.data_resnet import DATAResNet
+from data_plugin.backbones.mmdet.config import MMDetConfig
 from data_plugin.backbones.openmmlab.swap import detector, replace_resnet, set_arch
-from data_plugin.frameworks.framework import config_path
-from data_plugin.frameworks.model_zoo import zoo_config
+from data_plugin.frameworks.registry import MMDET
+from data_plugin.space.resolution import Resolution
 from data_plugin.tools import finetune_det
 
 SMALL = Arch.parse("d1-2-1-2_w8-8-16-24-40")
@@ -35,7 +35,7 @@ def _default_scope():
 
 
 def zoo(name: str) -> Config:
-    return Config.fromfile(config_path(name, "mmdet"))
+    return Config.fromfile(MMDET.configs.find(name))
 
 
 def swapped(config: Config, arch: Arch | None = None) -> Config:
@@ -46,6 +46,13 @@ def swapped(config: Config, arch: Arch | None = None) -> Config:
     if arch:
         set_arch(detector(config), arch)
     return config
+
+
+def of(config: Config) -> MMDetConfig:
+    """What says what there is to know of a config, whose data need not exist."""
+    opened = MMDetConfig.__new__(MMDetConfig)
+    opened.cfg = config
+    return opened
 
 
 def losses(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -208,7 +215,7 @@ def test_options_keep_their_meaning_and_defaults_are_mmdets() -> None:
 
 
 def test_a_config_of_ours_stays_as_it_is() -> None:
-    config = Config.fromfile(config_path("faster_rcnn_c4_voc", "mmdet"))
+    config = Config.fromfile(MMDET.configs.find("faster_rcnn_c4_voc"))
     assert swapped(config).pretty_text == config.pretty_text
 
 
@@ -269,17 +276,17 @@ def test_imagenet_weights_of_a_stock_config_are_loaded_strictly(monkeypatch) -> 
     ],
 )
 def test_taps_are_what_the_model_reads(name: str, taps: str) -> None:
-    assert adapter.taps(swapped(zoo(name))) == tuple(taps.split())
+    assert of(swapped(zoo(name))).taps == tuple(taps.split())
 
 
 def test_strides_of_a_shared_head_count() -> None:
     c4, dc5 = (swapped(zoo(f"faster-rcnn_r50-caffe{part}")) for part in ("-c4_ms-1x_coco", "-dc5_1x_coco"))
-    assert adapter.strides_and_dilations(c4) == {"strides": (1, 2, 2, 2), "dilations": (1, 1, 1, 1)}
-    assert adapter.strides_and_dilations(dc5) == {"strides": (1, 2, 2, 1), "dilations": (1, 1, 1, 2)}
+    assert of(c4).resolution == Resolution()
+    assert of(dc5).resolution == Resolution(strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2))
 
 
 def test_input_format_of_a_semi_supervised_detector() -> None:
-    found = adapter.input_format(zoo("soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco"))
+    found = of(zoo("soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco")).input_format
     assert (found.channel_order, found.mean, found.std) == ("BGR", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0))
 
 
@@ -337,22 +344,22 @@ def test_a_model_without_a_backbone_is_refused() -> None:
 
 
 def test_names_of_the_model_zoo() -> None:
-    path = config_path("mask-rcnn_r50_fpn_1x_coco", "mmdet")
+    path = MMDET.configs.find("mask-rcnn_r50_fpn_1x_coco")
     assert path.parts[-2:] == ("mask_rcnn", "mask-rcnn_r50_fpn_1x_coco.py")
-    assert config_path("mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py", "mmdet") == path
-    assert config_path("faster_rcnn_c4_voc", "mmdet").parts[-2] == "mmdet"
+    assert MMDET.configs.find("mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py") == path
+    assert MMDET.configs.find("faster_rcnn_c4_voc").parts[-2] == "mmdet"
     with pytest.raises(UserError, match=r"neither a file .* faster_rcnn_c4_voc.*, mask-rcnn_r50_fpn_1x_coco"):
-        config_path("mask_rcnn_r50_fpn_1x_coco", "mmdet")
+        MMDET.configs.find("mask_rcnn_r50_fpn_1x_coco")
     with pytest.raises(UserError, match="names several configs"):
-        config_path("grounding_dino_swin-t_pretrain_odinw13", "mmdet")
-    assert zoo_config("default_runtime", "mmdet") is None  # a part in _base_
+        MMDET.configs.find("grounding_dino_swin-t_pretrain_odinw13")
+    assert MMDET.configs.in_zoo("default_runtime") is None  # a part in _base_
 
 
 def test_a_zoo_config_finds_its_data_or_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data/coco is not a folder; give --data-root"):
-        adapter.load_config("mask-rcnn_r50_fpn_1x_coco", [], None)
+        MMDetConfig(MMDET.configs.find("mask-rcnn_r50_fpn_1x_coco"), [], None)
     with pytest.raises(UserError, match=r"has no annotations/instances_train2017.json; expected .* train2017/ in it"):
-        adapter.load_config("mask-rcnn_r50_fpn_1x_coco", [], tmp_path)
+        MMDetConfig(MMDET.configs.find("mask-rcnn_r50_fpn_1x_coco"), [], tmp_path)
 
 
 def test_the_tools_refuse_a_config_without_a_backbone_in_one_sentence(tmp_path: Path, capsys) -> None:

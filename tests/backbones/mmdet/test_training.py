@@ -11,13 +11,13 @@ import torch
 pytest.importorskip("mmdet", reason="MMDetection is not installed")
 
 from mmdet.registry import MODELS
-from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from data_plugin import Arch, UserError
-from data_plugin.backbones import mmdet as adapter
 from data_plugin.backbones.data_resnet import DATAResNet
+from data_plugin.backbones.mmdet.config import MMDetConfig
+from data_plugin.frameworks.registry import MMDET
 from data_plugin.images.drawn_voc import draw_voc
 from data_plugin.supernet.backbone_files import PTH_FILE, save_backbone
 
@@ -48,27 +48,27 @@ def voc(tmp_path_factory) -> Path:
 def winner(tmp_path_factory, voc: Path) -> Path:
     folder = tmp_path_factory.mktemp("winner")
     save_backbone(folder, DATAResNet(ARCH))
-    adapter.write_config(load("faster_rcnn_c4_voc", voc), ARCH, folder / PTH_FILE, folder / "config.py")
+    load("faster_rcnn_c4_voc", voc).write(ARCH, folder / PTH_FILE, folder / "config.py")
     return folder / "config.py"
 
 
-def load(config: str | Path, voc: Path | None = None, *options: str) -> Config:
+def load(config: str | Path, voc: Path | None = None, *options: str) -> MMDetConfig:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="TRAINING DATA")
-        return adapter.load_config(str(config), options, voc)
+        return MMDetConfig(MMDET.configs.find(str(config)), options, voc)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, winner: Path) -> tuple[Path, dict[str, float]]:
     out = tmp_path_factory.mktemp("runs") / "out"
-    return out, dict(adapter.finetune(load(winner, None, *TINY), out))
+    return out, dict(load(winner, None, *TINY).finetune(out))
 
 
 def test_training_evaluates_and_a_second_call_gives_the_same_figures(trained, winner: Path) -> None:
     out, metrics = trained
     assert metrics.keys() == {"AP", "AP50", "AP75"}
     assert all(0 <= value <= 100 for value in metrics.values())
-    again = adapter.finetune(load(winner, None, *TINY), out, eval_only=True)
+    again = load(winner, None, *TINY).finetune(out, eval_only=True)
     assert again == pytest.approx(metrics)
 
 
@@ -78,7 +78,7 @@ def test_figures_are_the_evaluators_in_percent(trained, winner: Path, monkeypatc
 
     fractions = {"mAP": 0.4251, "AP50": 0.815, "AP75": 0.312}
     monkeypatch.setattr(VOCMetric, "compute_metrics", lambda self, results: fractions)
-    found = adapter.finetune(load(winner, None, *TINY), out, eval_only=True)
+    found = load(winner, None, *TINY).finetune(out, eval_only=True)
     assert found == pytest.approx({"AP": 42.51, "AP50": 81.5, "AP75": 31.2})
 
 
@@ -93,7 +93,7 @@ def test_perfect_detections_score_a_hundred(winner: Path, voc: Path, tmp_path: P
         return samples
 
     monkeypatch.setattr(FasterRCNN, "predict", predict)
-    found = adapter.finetune(load(winner, None, *TINY), trained[0], eval_only=True)
+    found = load(winner, None, *TINY).finetune(trained[0], eval_only=True)
     assert found == pytest.approx({"AP": 100, "AP50": 100, "AP75": 100})
 
 
@@ -102,7 +102,7 @@ def test_resume_goes_on_where_the_run_stopped(trained, winner: Path, tmp_path: P
     shutil.copytree(trained[0], out)
     (out / "last_checkpoint").write_text("/moved/away/iter_2.pth")
     longer = load(winner, None, *TINY, "train_cfg.max_iters=3")
-    adapter.finetune(longer, out, resume=True)
+    longer.finetune(out, resume=True)
     first, last = (read(out / f"iter_{iteration}.pth") for iteration in (2, 3))
     assert last["meta"]["iter"] == 3
     assert [scheduler["last_step"] for scheduler in last["param_schedulers"]] == [3, 3]
@@ -111,7 +111,7 @@ def test_resume_goes_on_where_the_run_stopped(trained, winner: Path, tmp_path: P
     moved = [name for name, value in last["state_dict"].items() if not torch.equal(value, first["state_dict"][name])]
     assert "backbone.conv1.weight" in moved
     # Nothing is left to do: only the evaluation is repeated.
-    assert adapter.finetune(longer, out, resume=True).keys() == {"AP", "AP50", "AP75"}
+    assert longer.finetune(out, resume=True).keys() == {"AP", "AP50", "AP75"}
 
 
 def read(path: Path) -> dict:
@@ -134,8 +134,8 @@ def test_precise_batch_norm_averages_over_training_batches(trained, winner: Path
     state = read(trained[0] / "iter_2.pth")["state_dict"]
     config = load(winner, None, *TINY)
     with DefaultScope.overwrite_default_scope("mmdet"):
-        loader = Runner.build_dataloader(config.train_dataloader, seed=0)
-        preprocessor = MODELS.build(config.model.data_preprocessor)
+        loader = Runner.build_dataloader(config.cfg.train_dataloader, seed=0)
+        preprocessor = MODELS.build(config.cfg.model.data_preprocessor)
     means, variances = [], []
     for batch in itertools.islice(loader, 3):
         images = preprocessor(batch, True)["inputs"]
@@ -148,7 +148,7 @@ def test_precise_batch_norm_averages_over_training_batches(trained, winner: Path
 
 def test_precise_batch_norm_leaves_frozen_layers_alone(winner: Path, tmp_path: Path) -> None:
     config = load(winner, None, *TINY, "model.backbone.frozen_stages=1", "train_cfg.max_iters=1")
-    adapter.finetune(config, tmp_path / "out")
+    config.finetune(tmp_path / "out")
     before = torch.load(winner.parent / PTH_FILE, weights_only=True)
     after = read(tmp_path / "out/iter_1.pth")["state_dict"]
     for name, value in before.items():
@@ -166,8 +166,8 @@ def test_difficult_objects_are_trained_on_but_not_scored(voc: Path, tmp_path: Pa
     from mmdet.registry import DATASETS
 
     with DefaultScope.overwrite_default_scope("mmdet"):
-        training = DATASETS.build(config.train_dataloader.dataset)[0]["data_samples"]
-        scored = DATASETS.build(config.val_dataloader.dataset)[0]["data_samples"]
+        training = DATASETS.build(config.cfg.train_dataloader.dataset)[0]["data_samples"]
+        scored = DATASETS.build(config.cfg.val_dataloader.dataset)[0]["data_samples"]
     assert len(training.gt_instances) > 0
     assert len(training.ignored_instances) == 0
     assert len(scored.gt_instances) == 0
@@ -178,11 +178,11 @@ def test_nothing_to_resume_or_evaluate(winner: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     config = load(winner, None, *TINY)
     with pytest.raises(UserError, match=r"no checkpoint in .* to evaluate"):
-        adapter.finetune(config, out, eval_only=True)
+        config.finetune(out, eval_only=True)
     with pytest.raises(UserError, match=r"no checkpoint in .* to resume"):
-        adapter.finetune(config, out, resume=True)
+        config.finetune(out, resume=True)
     with pytest.raises(UserError, match="leave out eval_only and weights"):
-        adapter.finetune(config, out, resume=True, weights=tmp_path / "a.pth")
+        config.finetune(out, resume=True, weights=tmp_path / "a.pth")
     assert not out.exists()
 
 
@@ -192,9 +192,9 @@ def test_weights_of_another_architecture_are_refused(trained, winner: Path, tmp_
     with pytest.raises(
         UserError, match=r"backbone.pth does not hold the weights of d1-1-1-1_w8-8-16-8-16: .*another shape"
     ):
-        adapter.finetune(wider, out)
+        wider.finetune(out)
     with pytest.raises(UserError, match=r"iter_2.pth does not hold the weights of this config's model"):
-        adapter.finetune(wider, out, eval_only=True, weights=trained[0] / "iter_2.pth")
+        wider.finetune(out, eval_only=True, weights=trained[0] / "iter_2.pth")
     assert not out.exists()
 
 
@@ -219,10 +219,10 @@ def test_checkpoints_with_code_are_refused_and_not_run(winner: Path, tmp_path: P
         path = tmp_path / f"bad{number}.pth"
         torch.save({"state_dict": {}, "extra": content}, path)
         with pytest.raises(UserError, match="could run code"):
-            adapter.finetune(config, tmp_path / "out", eval_only=True, weights=path)
+            config.finetune(tmp_path / "out", eval_only=True, weights=path)
     (tmp_path / "short.pth").write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(UserError, match=r"short.pth"):
-        adapter.finetune(config, tmp_path / "out", eval_only=True, weights=tmp_path / "short.pth")
+        config.finetune(tmp_path / "out", eval_only=True, weights=tmp_path / "short.pth")
     assert not (tmp_path / "executed").exists()
     assert not (tmp_path / "out").exists()
 
@@ -234,22 +234,47 @@ def test_unknown_classes_and_missing_files_are_named(voc: Path, winner: Path, tm
     good = annotation.read_text()
     annotation.write_text(good.replace("<object>", "<object><name>unicorn</name>", 1).replace("<object>", "<object>"))
     with pytest.raises(UserError, match=r"00001.xml has an object of class 'unicorn'"):
-        adapter.finetune(load(winner, root, *TINY), tmp_path / "out")
+        load(winner, root, *TINY).finetune(tmp_path / "out")
     annotation.write_text(good)
     (root / "VOC2007/ImageSets/Main/test.txt").unlink()
     with pytest.raises(UserError, match=r"test.txt is missing"):
-        adapter.finetune(load(winner, root, *TINY), tmp_path / "out")
+        load(winner, root, *TINY).finetune(tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "optim_wrapper=3",  # fails before anything is built
+        "train_dataloader.batch_size=abc",  # when the runner is there
+        "model.train_cfg.rcnn.sampler.num=abc",  # in the first step
+    ],
+)
+def test_an_option_that_training_cannot_begin_with_is_named(winner: Path, tmp_path: Path, option: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        config = MMDET.open(str(winner), [*TINY, option, "randomness.seed=1"])
+        with pytest.raises(UserError, match=rf"^MMDetection cannot use the option '{option}' \(\w+: ") as caught:
+            config.finetune(tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_of_one_process_keep_their_files_apart(winner: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        load(winner, None, *TINY).finetune(tmp_path / name)
+        assert list((tmp_path / name).glob("*/vis_data/config.py")), name
+        shutil.rmtree(tmp_path / name)
 
 
 def test_mixed_precision_without_a_gpu_is_refused(winner: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"mixed precision on GPUs only; .* optim_wrapper.type=OptimWrapper"):
-        adapter.finetune(load(winner, None, *TINY, "optim_wrapper.type=AmpOptimWrapper"), tmp_path / "out")
+        load(winner, None, *TINY, "optim_wrapper.type=AmpOptimWrapper").finetune(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_evaluators_without_the_three_figures_are_refused(winner: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"iou_thrs=\[0.5\]"):
-        adapter.finetune(load(winner, None, *TINY, "val_evaluator.iou_thrs=[0.5]"), tmp_path / "out")
+        load(winner, None, *TINY, "val_evaluator.iou_thrs=[0.5]").finetune(tmp_path / "out")
     with pytest.raises(UserError, match="expected type='VOCMetric', or type='CocoMetric'"):
-        adapter.finetune(load(winner, None, *TINY, "val_evaluator.type=DumpResults"), tmp_path / "out")
+        load(winner, None, *TINY, "val_evaluator.type=DumpResults").finetune(tmp_path / "out")

@@ -24,10 +24,13 @@ from mmseg.structures import SegDataSample
 
 from data_plugin import Arch, SearchSpace, UserError
 from data_plugin.backbones import DynamicResNet, extract
-from data_plugin.backbones import mmseg as adapter
 from data_plugin.backbones.data_resnet import DATAResNet
-from data_plugin.backbones.openmmlab.swap import replace_resnet
+from data_plugin.backbones.mmseg.config import MMSegConfig
+from data_plugin.backbones.openmmlab.swap import replace_resnet, stages_read
+from data_plugin.frameworks.registry import MMSEG
+from data_plugin.images.batch import ImageBatches, draw_batches
 from data_plugin.images.input_format import InputFormat
+from data_plugin.space.resolution import Resolution
 from data_plugin.supernet.backbone_files import PTH_FILE, save_backbone
 
 SMALL = Arch.parse("d1-2-3-2_w8-12-24-48-96")
@@ -43,8 +46,8 @@ def _default_scope():
         yield
 
 
-def load(root: Path, *options: str, config: str = "fcn_d8_cityscapes") -> Config:
-    return adapter.load_config(config, [*NO_WORKERS, *options], root)
+def load(root: Path, *options: str, config: str = "fcn_d8_cityscapes") -> MMSegConfig:
+    return MMSegConfig(MMSEG.configs.find(config), [*NO_WORKERS, *options], root)
 
 
 def randomise(model: torch.nn.Module) -> None:
@@ -99,7 +102,7 @@ def test_options_that_would_change_the_layers_are_refused(option: dict) -> None:
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_fcn_d8_losses_equal_those_of_the_stock_resnet50(autocast: bool, drawn_cityscapes: Path) -> None:
-    config = load(drawn_cityscapes).model
+    config = load(drawn_cityscapes).cfg.model
     config.backbone.norm_cfg = config.decode_head.norm_cfg = config.auxiliary_head.norm_cfg = BATCH_NORM
     config.decode_head.channels = config.auxiliary_head.channels = 16
     config.data_preprocessor.size = (64, 96)
@@ -136,74 +139,76 @@ def labelled(count: int, size: tuple[int, int] = (64, 96), classes: int = 19) ->
 
 def test_recipe_says_what_the_model_reads_and_how(drawn_cityscapes: Path) -> None:
     config = load(drawn_cityscapes)
-    assert adapter.taps(config) == ("C4", "C5")
-    assert adapter.input_format(config) == InputFormat.imagenet()
-    assert adapter.strides_and_dilations(config) == {**OS8, "contract_dilation": True}
-    assert config.train_cfg.max_iters == config.param_scheduler[0].end == 40000
-    assert config.model.test_cfg.crop_size == config.train_dataloader.dataset.pipeline[3].crop_size == (769, 769)
+    assert config.taps == ("C4", "C5")
+    assert config.input_format == InputFormat.imagenet()
+    assert config.resolution == Resolution(**OS8, contract_dilation=True)
+    assert config.cfg.train_cfg.max_iters == config.cfg.param_scheduler[0].end == 40000
+    assert (
+        config.cfg.model.test_cfg.crop_size == config.cfg.train_dataloader.dataset.pipeline[3].crop_size == (769, 769)
+    )
 
 
 def test_the_recipe_is_mmsegs_own_but_for_the_stem_and_the_batch(drawn_cityscapes: Path) -> None:
     zoo = Path(mmseg.__file__).parent / ".mim/configs/fcn/fcn_r50-d8_4xb2-40k_cityscapes-769x769.py"
     theirs, ours = Config.fromfile(zoo), load(drawn_cityscapes)
     for name in ("decode_head", "auxiliary_head", "test_cfg", "data_preprocessor"):
-        assert ours.model[name] == theirs.model[name], name
+        assert ours.cfg.model[name] == theirs.model[name], name
     shared = ("strides", "dilations", "contract_dilation", "norm_cfg", "norm_eval", "out_indices")
-    assert {key: ours.model.backbone[key] for key in shared} == {key: theirs.model.backbone[key] for key in shared}
-    assert ours.train_dataloader.dataset.pipeline == theirs.train_dataloader.dataset.pipeline
-    assert ours.val_dataloader.dataset.pipeline == theirs.val_dataloader.dataset.pipeline
-    assert ours.optim_wrapper == theirs.optim_wrapper
-    assert ours.param_scheduler == theirs.param_scheduler
-    assert ours.train_cfg == theirs.train_cfg
+    assert {key: ours.cfg.model.backbone[key] for key in shared} == {key: theirs.model.backbone[key] for key in shared}
+    assert ours.cfg.train_dataloader.dataset.pipeline == theirs.train_dataloader.dataset.pipeline
+    assert ours.cfg.val_dataloader.dataset.pipeline == theirs.val_dataloader.dataset.pipeline
+    assert ours.cfg.optim_wrapper == theirs.optim_wrapper
+    assert ours.cfg.param_scheduler == theirs.param_scheduler
+    assert ours.cfg.train_cfg == theirs.train_cfg
 
 
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
-        ({"decode_head": {"in_channels": 384, "in_index": 3}}, ("C5",)),
-        ({"decode_head": {"in_channels": 384, "in_index": -1}, "auxiliary_head": None}, ("C5",)),
-        ({"decode_head": {"in_channels": 384}}, ("C5",)),
-        ({"decode_head": {"in_channels": [48, 96, 192, 384], "in_index": [0, 1, 2, 3]}}, ("C2", "C3", "C4", "C5")),
+        ({"decode_head": {"in_channels": 384, "in_index": 3}}, (3,)),
+        ({"decode_head": {"in_channels": 384, "in_index": -1}, "auxiliary_head": None}, (3,)),
+        ({"decode_head": {"in_channels": 384}}, (3,)),
+        ({"decode_head": {"in_channels": [48, 96, 192, 384], "in_index": [0, 1, 2, 3]}}, (0, 1, 2, 3)),
         (
             {
                 "decode_head": {"in_channels": [96, 384], "in_index": [1, 3]},
                 "auxiliary_head": [{"in_channels": 192, "in_index": 2}, {"in_channels": 96, "in_index": 1}],
             },
-            ("C3", "C4", "C5"),
+            (1, 2, 3),
         ),
         (
             {"decode_head": [{"in_channels": 192, "in_index": 2}, {"in_channels": 384, "in_index": 3}]},
-            ("C4", "C5"),
+            (2, 3),
         ),
-        ({"decode_head": {"in_channels": 384, "in_index": 3, "c1_in_channels": 48}}, ("C2", "C5")),
+        ({"decode_head": {"in_channels": 384, "in_index": 3, "c1_in_channels": 48}}, (0, 3)),
         (
             {
                 "neck": {"type": "FPN", "in_channels": [48, 96, 192, 384], "num_outs": 4},
                 "decode_head": {"in_channels": [8] * 4, "in_index": [0, 1, 2, 3]},
             },
-            ("C2", "C3", "C4", "C5"),
+            (0, 1, 2, 3),
         ),
     ],
 )
-def test_taps_are_what_heads_and_necks_read(model: dict, expected: tuple) -> None:
+def test_stages_that_heads_and_necks_read(model: dict, expected: tuple) -> None:
     backbone = {"type": "DATAResNet", "arch": str(SMALL)}
-    assert adapter.taps(Config({"model": {"backbone": backbone, **model}})) == expected
+    assert stages_read(ConfigDict(backbone=backbone, **model)) == expected
 
 
-def test_taps_count_in_the_backbones_outputs() -> None:
+def test_stages_count_in_the_backbones_outputs() -> None:
     backbone = {"type": "DATAResNet", "arch": str(SMALL), "out_indices": (1, 3)}
     heads = {"decode_head": {"in_channels": 384, "in_index": 1}, "auxiliary_head": {"in_channels": 96, "in_index": 0}}
-    assert adapter.taps(Config({"model": {"backbone": backbone, **heads}})) == ("C3", "C5")
+    assert stages_read(ConfigDict(backbone=backbone, **heads)) == (1, 3)
 
 
 def test_the_supernet_computes_what_the_written_configs_model_reads(drawn_cityscapes: Path, tmp_path: Path) -> None:
     space = SearchSpace.micro()
     supernet = DynamicResNet(space).eval()
     config = load(drawn_cityscapes)
-    options = adapter.strides_and_dilations(config)
+    options = config.resolution.options()
     arch = next(iter(space.sample(1, 3)))
     save_backbone(tmp_path, extract(supernet, arch, **options))
-    adapter.write_config(config, arch, tmp_path / PTH_FILE, tmp_path / "config.py")
+    config.write(arch, tmp_path / PTH_FILE, tmp_path / "config.py")
     model = MODELS.build(Config.fromfile(tmp_path / "config.py").model)
     model.init_weights()
     images = torch.rand(1, 3, 65, 97)
@@ -230,16 +235,16 @@ def test_written_config_stands_alone_and_segments(drawn_cityscapes: Path, weight
     first = tmp_path / "first"
     shutil.copytree(weights, first)
     config = load(drawn_cityscapes, "test_dataloader.dataset.pipeline.1.scale=(96,64)")
-    before = config.pretty_text
-    adapter.write_config(config, SMALL, first / PTH_FILE, first / "config.py")
-    assert config.pretty_text == before
+    before = config.cfg.pretty_text
+    config.write(SMALL, first / PTH_FILE, first / "config.py")
+    assert config.cfg.pretty_text == before
     first.rename(tmp_path / "moved")
     written = Config.fromfile(tmp_path / "moved" / "config.py")
     assert written.custom_imports.imports == ["data_plugin.backbones.mmseg"]
     assert written.model.decode_head.in_channels == 4 * 96
     assert written.model.auxiliary_head.in_channels == 4 * 48
-    again = adapter.load_config(str(tmp_path / "moved" / "config.py"), [], None)
-    assert again.train_dataloader == config.train_dataloader
+    again = MMSegConfig(MMSEG.configs.find(str(tmp_path / "moved" / "config.py")), [], None)
+    assert again.cfg.train_dataloader == config.cfg.train_dataloader
     runner = Runner.from_cfg(Config({**written, "work_dir": str(tmp_path / "work"), "experiment_name": "stands_alone"}))
     runner.model.init_weights()
     state = runner.model.state_dict()
@@ -274,9 +279,9 @@ def test_zoo_configs_train_a_searched_network(name: str, drawn_cityscapes: Path,
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*a stem of three 3x3 convolutions.* left out")
         config = load(drawn_cityscapes, config=name)
-    assert adapter.taps(config) == ZOO[name]
+    assert config.taps == ZOO[name]
     save_backbone(tmp_path, DATAResNet(SMALL))
-    adapter.write_config(config, SMALL, tmp_path / PTH_FILE, tmp_path / "config.py")
+    config.write(SMALL, tmp_path / PTH_FILE, tmp_path / "config.py")
     written = Config.fromfile(tmp_path / "config.py").model
     for head in (written.decode_head, written.get("auxiliary_head")):
         for each in head if isinstance(head, list) else [head] if head else []:
@@ -296,16 +301,16 @@ def test_a_deep_stem_becomes_the_supernets_and_says_so(drawn_cityscapes: Path) -
     said = r"ResNetV1c has a stem of three 3x3 .* the supernet's 7x7, .*open-mmlab://resnet50_v1c.* left out$"
     with pytest.warns(UserWarning, match=said):
         config = load(drawn_cityscapes, config="fcn_r50-d8_4xb2-40k_cityscapes-512x1024")
-    assert config.model.pretrained is config.model.backbone.init_cfg is None
-    assert MODELS.build(config.model.backbone).conv1.kernel_size == (7, 7)
+    assert config.cfg.model.pretrained is config.cfg.model.backbone.init_cfg is None
+    assert MODELS.build(config.cfg.model.backbone).conv1.kernel_size == (7, 7)
 
 
 def test_weights_that_fit_the_plain_stem_are_kept(drawn_cityscapes: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         config = load(drawn_cityscapes, config="fcn_r50b-d8_4xb2-80k_cityscapes-512x1024")
-    assert config.model.pretrained is None
-    assert config.model.backbone.init_cfg == {"type": "Pretrained", "checkpoint": "torchvision://resnet50"}
+    assert config.cfg.model.pretrained is None
+    assert config.cfg.model.backbone.init_cfg == {"type": "Pretrained", "checkpoint": "torchvision://resnet50"}
 
 
 def test_a_stem_of_three_convolutions_is_meant_under_either_name() -> None:
@@ -334,8 +339,8 @@ def test_the_option_that_makes_a_refused_config_plain_helps(
     with pytest.raises(UserError, match=option.split("=")[0]):
         load(drawn_cityscapes, config=name)
     config = load(drawn_cityscapes, f"model.backbone.{option}", config=name)
-    assert config.model.decode_head.in_channels == 2048
-    assert config.model.backbone.dilations == dilations
+    assert config.cfg.model.decode_head.in_channels == 2048
+    assert config.cfg.model.backbone.dilations == dilations
 
 
 @pytest.mark.parametrize(
@@ -391,9 +396,9 @@ def test_jpeg_images_are_found_and_named(drawn_cityscapes: Path, tmp_path: Path)
         image.unlink()
     with pytest.warns(UserWarning, match=r"end in _leftImg8bit.jpg, where Cityscapes has .png"):
         config = load(tmp_path / "c")
-    assert len(DATASETS.build(config.train_dataloader.dataset)) == 4
-    assert len(DATASETS.build(config.val_dataloader.dataset)) == 2
-    assert len(adapter.image_batches(config, None, 1, 0)) == 4
+    assert len(DATASETS.build(config.cfg.train_dataloader.dataset)) == 4
+    assert len(DATASETS.build(config.cfg.val_dataloader.dataset)) == 2
+    assert len(config.images()) == 4
 
 
 # Images
@@ -401,12 +406,13 @@ def test_jpeg_images_are_found_and_named(drawn_cityscapes: Path, tmp_path: Path)
 
 def test_images_are_what_mmsegs_own_loader_and_preprocessor_give(drawn_cityscapes: Path) -> None:
     config = load(drawn_cityscapes, "test_dataloader.dataset.pipeline.1.scale=(192,128)")
-    entry = copy.deepcopy(config.train_dataloader.dataset)
-    entry.update(pipeline=config.test_dataloader.dataset.pipeline, test_mode=True)
-    loader = Runner.build_dataloader({**config.test_dataloader, "batch_size": 2, "dataset": entry})
-    preprocessor = MODELS.build(config.model.data_preprocessor)
-    batches = adapter.image_batches(config, None, 2, seed=0)
-    assert len(batches) == len(loader) == 2
+    entry = copy.deepcopy(config.cfg.train_dataloader.dataset)
+    entry.update(pipeline=config.cfg.test_dataloader.dataset.pipeline, test_mode=True)
+    loader = Runner.build_dataloader({**config.cfg.test_dataloader, "batch_size": 2, "dataset": entry})
+    preprocessor = MODELS.build(config.cfg.model.data_preprocessor)
+    images = config.images()
+    assert len(images) == 4
+    batches = ImageBatches(images, [[0, 1], [2, 3]])
     for _ in range(2):  # a second pass starts again
         for found, data in zip(batches, loader, strict=True):
             expected = preprocessor(data, False)
@@ -419,10 +425,10 @@ def test_images_are_what_mmsegs_own_loader_and_preprocessor_give(drawn_cityscape
 def test_images_are_rgb_normalised_and_need_no_labels(drawn_cityscapes: Path, tmp_path: Path) -> None:
     shutil.copytree(drawn_cityscapes / "leftImg8bit", tmp_path / "leftImg8bit")
     config = load(tmp_path, "test_dataloader.dataset.pipeline.1.scale=(96,64)")
-    batch = next(iter(adapter.image_batches(config, None, 1, seed=0)))
+    batch = next(iter(draw_batches(config.images(), None, 1, seed=0)))
     (path,) = (tmp_path / "leftImg8bit/train").rglob(batch.names[0])
     pixels = np.asarray(Image.open(path), dtype=np.float32)
-    form = adapter.input_format(config)
+    form = config.input_format
     expected = torch.from_numpy((pixels - np.float32(form.mean)) / np.float32(form.std)).permute(2, 0, 1)
     torch.testing.assert_close(batch.images[0], expected)
 
@@ -432,7 +438,8 @@ def test_images_of_several_sizes_are_padded(drawn_cityscapes: Path, tmp_path: Pa
     path = sorted((tmp_path / "c/leftImg8bit/train").rglob("*.png"))[0]
     Image.open(path).crop((0, 0, 64, 64)).save(path)
     config = load(tmp_path / "c", "test_dataloader.dataset.pipeline.1.scale=(96,64)")
-    whole, alone = (list(adapter.image_batches(config, 4, size, 0)) for size in (2, 1))
+    images = config.images()
+    whole, alone = (list(ImageBatches(images, parts)) for parts in ([[0, 1]], [[0], [1]]))
     assert list(whole[0].sizes) == [(64, 64), (64, 96)]
     assert torch.equal(whole[0].images[0, :, :, :64], alone[0].images[0])
     assert not whole[0].images[0, :, :, 64:].any()
@@ -446,4 +453,4 @@ def test_unreadable_images_are_named(drawn_cityscapes: Path, tmp_path: Path, wor
     path.write_bytes(path.read_bytes()[:-500])
     config = load(tmp_path / "c", f"test_dataloader.num_workers={workers}")
     with pytest.raises(UserError, match=r"000002_leftImg8bit.png cannot be read as an image"):
-        list(adapter.image_batches(config, None, 2, 0))
+        list(draw_batches(config.images(), None, 2, 0))

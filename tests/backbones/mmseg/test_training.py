@@ -15,13 +15,13 @@ from PIL import Image
 pytest.importorskip("mmseg", reason="MMSegmentation is not installed")
 
 import mmseg
-from mmengine.config import Config
 from mmengine.structures import PixelData
 
 from data_plugin import Arch, SearchSpace, UserError
 from data_plugin.backbones import DynamicResNet
-from data_plugin.backbones import mmseg as adapter
 from data_plugin.backbones.data_resnet import DATAResNet
+from data_plugin.backbones.mmseg.config import MMSegConfig
+from data_plugin.frameworks.registry import MMSEG
 from data_plugin.images.input_format import InputFormat
 from data_plugin.space import cost
 from data_plugin.supernet.backbone_files import PTH_FILE, save_backbone
@@ -54,18 +54,18 @@ TINY = [
 def winner(tmp_path_factory, drawn_cityscapes: Path) -> Path:
     folder = tmp_path_factory.mktemp("winner")
     save_backbone(folder, DATAResNet(ARCH))
-    adapter.write_config(load("fcn_d8_cityscapes", drawn_cityscapes), ARCH, folder / PTH_FILE, folder / "config.py")
+    load("fcn_d8_cityscapes", drawn_cityscapes).write(ARCH, folder / PTH_FILE, folder / "config.py")
     return folder / "config.py"
 
 
-def load(config: str | Path, root: Path | None = None, *options: str) -> Config:
-    return adapter.load_config(str(config), options, root)
+def load(config: str | Path, root: Path | None = None, *options: str) -> MMSegConfig:
+    return MMSegConfig(MMSEG.configs.find(str(config)), options, root)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, winner: Path) -> tuple[Path, dict[str, float]]:
     out = tmp_path_factory.mktemp("runs") / "out"
-    return out, dict(adapter.finetune(load(winner, None, *TINY), out))
+    return out, dict(load(winner, None, *TINY).finetune(out))
 
 
 def read(path: Path) -> dict:
@@ -76,7 +76,7 @@ def test_training_evaluates_and_a_second_call_gives_the_same_figures(trained, wi
     out, metrics = trained
     assert metrics.keys() == {"mIoU", "aAcc", "mAcc"}
     assert all(0 <= value <= 100 for value in metrics.values())
-    again = adapter.finetune(load(winner, None, *TINY), out, eval_only=True)
+    again = load(winner, None, *TINY).finetune(out, eval_only=True)
     assert again == pytest.approx(metrics)
 
 
@@ -90,7 +90,7 @@ def test_perfect_predictions_score_a_hundred_and_wrong_ones_nothing(trained, win
         return samples
 
     monkeypatch.setattr(EncoderDecoder, "predict", predict)
-    found = adapter.finetune(load(winner, None, *TINY), trained[0], eval_only=True)
+    found = load(winner, None, *TINY).finetune(trained[0], eval_only=True)
     assert found == pytest.approx({"mIoU": miou, "aAcc": miou, "mAcc": miou})
 
 
@@ -108,20 +108,20 @@ def test_resume_goes_on_where_the_run_stopped(trained, winner: Path, tmp_path: P
     shutil.copytree(trained[0], out)
     (out / "last_checkpoint").write_text("/moved/away/iter_2.pth")
     longer = load(winner, None, *TINY, "train_cfg.max_iters=3")
-    adapter.finetune(longer, out, resume=True)
+    longer.finetune(out, resume=True)
     first, last = (read(out / f"iter_{iteration}.pth") for iteration in (2, 3))
     assert last["meta"]["iter"] == 3
     assert [scheduler["last_step"] for scheduler in last["param_schedulers"]] == [3]
     moved = [name for name, value in last["state_dict"].items() if not torch.equal(value, first["state_dict"][name])]
     assert "backbone.conv1.weight" in moved
     # Nothing is left to do: only the evaluation is repeated.
-    assert adapter.finetune(longer, out, resume=True).keys() == {"mIoU", "aAcc", "mAcc"}
+    assert longer.finetune(out, resume=True).keys() == {"mIoU", "aAcc", "mAcc"}
 
 
 def test_precise_batch_norm_runs_before_the_evaluation(winner: Path, tmp_path: Path) -> None:
     config = load(winner, None, *TINY)
-    config.custom_hooks = [{"type": "PreciseBNHook", "num_iters": 3}]
-    adapter.finetune(config, tmp_path / "out")
+    config.cfg.custom_hooks = [{"type": "PreciseBNHook", "num_iters": 3}]
+    config.finetune(tmp_path / "out")
     state = read(tmp_path / "out/iter_2.pth")["state_dict"]
     counts = {value.item() for name, value in state.items() if name.endswith("num_batches_tracked")}
     assert counts == {3}
@@ -153,9 +153,9 @@ def test_the_written_config_trains(winner: Path, tmp_path: Path, how: str) -> No
 def test_weights_of_another_architecture_are_refused(trained, winner: Path, tmp_path: Path) -> None:
     wider = load(winner, None, *TINY, "model.backbone.arch=d1-1-1-1_w8-8-16-8-16")
     with pytest.raises(UserError, match=r"backbone.pth does not hold the weights of d1-1-1-1_w8-8-16-8-16: .*shape"):
-        adapter.finetune(wider, tmp_path / "out")
+        wider.finetune(tmp_path / "out")
     with pytest.raises(UserError, match=r"iter_2.pth does not hold the weights of this config's model"):
-        adapter.finetune(wider, tmp_path / "out", eval_only=True, weights=trained[0] / "iter_2.pth")
+        wider.finetune(tmp_path / "out", eval_only=True, weights=trained[0] / "iter_2.pth")
     assert not (tmp_path / "out").exists()
 
 
@@ -188,16 +188,16 @@ def test_unusable_labels_are_named(drawn_cityscapes, winner, tmp_path, capsys, c
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert path.name in error
     with pytest.raises(UserError, match=message):
-        adapter.finetune(load(winner, tmp_path / "c", *TINY), tmp_path / "out")
+        load(winner, tmp_path / "c", *TINY).finetune(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_head_of_other_classes_is_refused(winner: Path, tmp_path: Path) -> None:
     config = load(winner, None, *TINY, "model.decode_head.num_classes=18")
     with pytest.raises(UserError, match=r"num_classes=18, but CityscapesDataset has 19 classes"):
-        adapter.finetune(config, tmp_path / "out")
+        config.finetune(tmp_path / "out")
     with pytest.raises(UserError, match="expected type='IoUMetric' with iou_metrics="):
-        adapter.finetune(load(winner, None, *TINY, "val_evaluator.type=CityscapesMetric"), tmp_path / "out")
+        load(winner, None, *TINY, "val_evaluator.type=CityscapesMetric").finetune(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

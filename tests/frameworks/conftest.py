@@ -1,0 +1,56 @@
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from data_plugin.frameworks.framework import Framework
+from data_plugin.frameworks.framework_config import FrameworkConfig
+from data_plugin.frameworks.registry import DETECTRON2, MMDET, MMSEG
+
+
+@dataclass(frozen=True)
+class Example:
+    """A framework with one of our configs, small drawn data for it, and options that make images small."""
+
+    framework: Framework
+    config: str
+    data_root: Path
+    small: tuple[str, ...]
+
+    def open(self, *options: str, data_root: Path | None = None) -> FrameworkConfig:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="TRAINING DATA")
+            return self.framework.open(self.config, [*self.small, *options], data_root or self.data_root)
+
+
+VOC = "faster_rcnn_c4_voc"
+EXAMPLES: dict[str, Callable[[Path, Path], Example]] = {
+    "detectron2": lambda voc, cityscapes: Example(
+        DETECTRON2, VOC, voc, ("INPUT.MIN_SIZE_TEST=64", "DATALOADER.NUM_WORKERS=0")
+    ),
+    "mmdet": lambda voc, cityscapes: Example(
+        MMDET, VOC, voc, ("test_dataloader.num_workers=0", "test_dataloader.dataset.pipeline.1.scale=(96,64)")
+    ),
+    "mmseg": lambda voc, cityscapes: Example(
+        MMSEG,
+        "fcn_d8_cityscapes",
+        cityscapes,
+        ("test_dataloader.num_workers=0", "test_dataloader.dataset.pipeline.1.scale=(96,64)"),
+    ),
+}
+
+
+@pytest.fixture(params=EXAMPLES)
+def example(request, drawn_voc: Path, drawn_cityscapes: Path) -> Example:
+    """Every installed framework in turn."""
+    pytest.importorskip(request.param, reason=f"{request.param} is not installed")
+    return EXAMPLES[request.param](drawn_voc, drawn_cityscapes)
+
+
+@pytest.fixture(params=("detectron2", "mmdet"))
+def detection(request, drawn_voc: Path, drawn_cityscapes: Path) -> Example:
+    """Every installed framework for detection in turn."""
+    pytest.importorskip(request.param, reason=f"{request.param} is not installed")
+    return EXAMPLES[request.param](drawn_voc, drawn_cityscapes)
