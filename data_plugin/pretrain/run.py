@@ -33,7 +33,9 @@ from data_plugin.pretrain.synced_batch_norm import synchronise
 from data_plugin.pretrain.views import EpochStream, Views, collate
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.supernet.checkpoint import Supernet, SupernetInfo, save_supernet
+from data_plugin.supernet.initialise import read_backbone
 from data_plugin.utils.errors import UserError
+from data_plugin.utils.provenance import file_hash
 from data_plugin.utils.ranks import launched_ranks
 from data_plugin.utils.tensor_files import read_tensors
 
@@ -109,6 +111,7 @@ def pretrain(
     views_on: str = "workers",
     knn: Labelled | None = None,
     checkpoint_every: int = 500,
+    init: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     max_unreadable: int | None = None,
@@ -137,6 +140,7 @@ def pretrain(
             are, which spares CPUs that cannot keep up with a GPU. Colours then depend on the number of processes.
         knn: labelled images to measure networks on meanwhile.
         checkpoint_every: steps between two checkpoints.
+        init: weights that both branches start from, see :func:`read_backbone` and :func:`start_from`; heads start anew.
         resume: go on from the checkpoint in ``out``.
         overwrite: replace what an earlier training left in ``out``.
         max_unreadable: how many images may turn out to be unreadable, others standing in; one in a thousand where it
@@ -144,7 +148,7 @@ def pretrain(
 
     Raises:
         UserError: if there are no images or fewer than a batch, too many of them cannot be read, a batch cannot be
-            shared, ``out`` holds another training, there is nothing to resume or it has other settings, there is no
+            shared, ``init`` holds no weights that fit, ``out`` holds another training, there is nothing to resume or it has other settings, there is no
             CUDA device, or the loss is not finite, or the gradients are not whatever the loss scale.
     """
     accelerator = _accelerator(device)
@@ -166,6 +170,7 @@ def pretrain(
         accumulate=accumulate,
         precision=precision,
         views_on=views_on,
+        init=None if init is None else _provenance(init),
     )
     start = _resumed_step(out / CHECKPOINT, run.to_json()) if resume else 0
     unreadable = Unreadable(len(images) // 1_000 if max_unreadable is None else max_unreadable, len(images))
@@ -174,10 +179,12 @@ def pretrain(
         callbacks.append(_online_knn(knn, run, workers))
     trainer = _trainer(run, out, start, accelerator, callbacks)
     _require_even_shares(run, trainer.world_size)
+    training = _training(run, with_cp, trainer.world_size)
+    if init is not None and not resume:
+        trainer.print(training.start_from(read_backbone(init)))
     if not resume and trainer.is_global_zero:
         _make_room(out, overwrite)
 
-    training = _training(run, with_cp, trainer.world_size)
     views = _views(run, images, training.method.views)
     loader = _loader(run, views, start, trainer, workers)
     _fit(trainer, training, loader, out / CHECKPOINT if resume else None)
@@ -202,9 +209,16 @@ class _Run:
     accumulate: int
     precision: str
     views_on: str
+    init: Mapping[str, str] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "space": self.space.to_json(), "recipe": self.recipe.to_json()}
+
+
+def _provenance(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise UserError(f"the weights {path} are not a file; expected a supernet or a ResNet's weights")
+    return {"file": path.name, "sha256": file_hash(path)}
 
 
 def _checkpoints(out: Path, every: int) -> Callback:

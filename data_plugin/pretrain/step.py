@@ -21,6 +21,7 @@ from data_plugin.pretrain.recipe import Recipe
 from data_plugin.pretrain.views import Batch
 from data_plugin.space.arch import Arch
 from data_plugin.space.search_space import SearchSpace
+from data_plugin.supernet.initialise import BackboneWeights, Started, start_from
 from data_plugin.utils.errors import UserError
 
 
@@ -56,8 +57,19 @@ class SupernetTraining(LightningModule):
         self.key = DynamicResNet(space).requires_grad_(False)
         self.key.load_state_dict(self.query.state_dict())
 
+    def start_from(self, source: BackboneWeights) -> Started:
+        """Give both branches the function of given weights, see :func:`start_from`."""
+        started = start_from(self.query, source)
+        self.key.load_state_dict(self.query.state_dict())
+        return started
+
     def networks(self, step: int) -> list[Arch]:
-        """The query networks of a step, the largest first: the same for the same seed and step."""
+        """The query networks of a step, the largest first: the same for the same seed and step.
+
+        In a space of one network it is that one, once.
+        """
+        if len(self.space) == 1:
+            return [self.space.largest]
         generator = np.random.default_rng((self.seed, step))
         if self.recipe.sampler == "sandwich":
             return [self.space.largest, self.space.smallest, self.space.draw(generator)]
@@ -142,8 +154,9 @@ class SupernetTraining(LightningModule):
     def _log(self, loss: Tensor, health: Any) -> None:
         every: dict[str, Any] = {"sync_dist": True, "batch_size": 1}
         self.log("loss", loss.mean(), prog_bar=True, **every)
-        self.log("loss/largest", loss[0], **every)
-        self.log("loss/others", loss[1:].mean(), **every)
+        if len(loss) > 1:
+            self.log("loss/largest", loss[0], **every)
+            self.log("loss/others", loss[1:].mean(), **every)
         self.log_dict(dict(health), prog_bar=True, **every)
 
     def _require_finite(self, loss: Tensor) -> None:

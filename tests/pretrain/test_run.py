@@ -13,7 +13,9 @@ from PIL import Image
 from torch.nn import functional as F
 
 from data_plugin import SearchSpace, UserError
+from data_plugin.backbones import DATAResNet
 from data_plugin.pretrain.recipe import Recipe, read_recipe
+from data_plugin.space.arch import Arch
 from data_plugin.supernet.checkpoint import load_supernet
 from data_plugin.tools.pretrain import main
 from data_plugin.utils.tensor_files import read_tensors
@@ -566,6 +568,65 @@ def test_the_sandwich_is_the_largest_the_smallest_and_a_random_network(training)
     draws = [training.networks(step) for step in range(20)]
     assert all(draw[:2] == [SPACE.largest, SPACE.smallest] for draw in draws)
     assert len({draw[2] for draw in draws}) > 10
+
+
+def test_a_space_of_one_network_trains_that_network_once_a_step(training):
+    one = SearchSpace((4,), ((4,), (4,), (4,), (4,)), ((1,), (1,), (1,), (1,)))
+    torch.manual_seed(0)
+    plain = SupernetTraining(one, RECIPE, steps=10, seed=0)
+    logged = {}
+    plain.log = lambda name, value, **options: logged.update({name: value})
+    plain.log_dict = lambda *args, **options: None
+    batch, queue = random_batch(), plain.method.contrast.memory_bank.bank.clone()
+    keys = F.normalize(plain.method.key_head(plain.key(batch.views[1], one.largest)[-1].mean((2, 3))), dim=1)
+    query = plain.method.query_head(plain.query(batch.views[0], one.largest)[-1].mean((2, 3)))
+    passes = []
+    plain.query.register_forward_hook(lambda module, args, output: passes.append(args[1]))
+    assert plain.training_step(batch, 0).item() == pytest.approx(info_nce(query, keys, queue, 0.2).item(), rel=1e-4)
+    assert passes == [one.largest]
+    assert set(logged) == {"loss"}
+
+
+def test_a_training_starts_from_given_weights(images, out, tmp_path, capsys):
+    source = DATAResNet(Arch(5, (6, 7, 8, 8), (1, 2, 1, 1)))
+    torch.save(source.state_dict(), tmp_path / "source.pth")
+    recipe = dataclasses.replace(RECIPE, lr=1e-12)
+    train(images, out, steps=1, init=tmp_path / "source.pth", recipe=recipe)
+    supernet = load_supernet(out / SUPERNET)
+    for branch in (supernet.query, supernet.key):
+        for name, value in source.named_parameters():
+            found = branch.state_dict()[name]
+            assert torch.allclose(found[tuple(slice(0, size) for size in value.shape)], value, atol=1e-6), name
+    assert "started from source.pth (d1-2-1-1_w5-6-7-8-8)" in capsys.readouterr().out
+    assert supernet.info.training["init"]["file"] == "source.pth"
+
+
+def test_a_resumed_training_has_to_have_started_from_the_same_weights(images, out, tmp_path):
+    for seed in range(2):
+        torch.manual_seed(seed)
+        torch.save(DATAResNet(SPACE.smallest).state_dict(), tmp_path / f"{seed}.pth")
+    train(images, out, steps=2, init=tmp_path / "0.pth", checkpoint_every=2)
+    with pytest.raises(UserError, match="was trained with init.file 0.pth, not 1.pth"):
+        train(images, out, steps=2, init=tmp_path / "1.pth", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (None, "weights .* are not a file"),
+        ({"fc.weight": torch.zeros(2)}, "has no entry layer1.0.conv1.weight"),
+        (DATAResNet(Arch(64, (8, 8, 8, 8), (1, 1, 1, 1))).state_dict(), "wider than this space's largest network"),
+    ],
+    ids=["no file", "no ResNet", "another space"],
+)
+def test_weights_that_do_not_fit_leave_everything_as_it_was(images, out, tmp_path, weights, message):
+    train(images, out, steps=1, checkpoint_every=1)
+    before = (out / CHECKPOINT).read_bytes()
+    if weights is not None:
+        torch.save(weights, tmp_path / "source.pth")
+    with pytest.raises(UserError, match=message):
+        train(images, out, steps=1, init=tmp_path / "source.pth", overwrite=True)
+    assert (out / CHECKPOINT).read_bytes() == before
 
 
 def test_the_key_momentum_can_rise_on_a_cosine(training):
