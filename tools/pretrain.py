@@ -116,7 +116,8 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="weights to start from: a supernet, the authors' release, or a ResNet of torchvision, timm, MMPretrain or "
-        "MoCo that fits inside the space's largest network; what is wider or deeper starts so that their function stays",
+        "MoCo that fits inside the space's largest network; whatever is wider or deeper starts so that their function "
+        "stays",
     )
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")

@@ -148,8 +148,9 @@ def pretrain(
 
     Raises:
         UserError: if there are no images or fewer than a batch, too many of them cannot be read, a batch cannot be
-            shared, ``init`` holds no weights that fit, ``out`` holds another training, there is nothing to resume or it has other settings, there is no
-            CUDA device, or the loss is not finite, or the gradients are not whatever the loss scale.
+            shared, ``init`` holds no weights that fit, ``out`` holds another training, there is nothing to resume or it
+            has other settings, there is no CUDA device, or the loss is not finite, or the gradients are not whatever
+            the loss scale.
     """
     accelerator = _accelerator(device)
     if precision not in PRECISIONS:

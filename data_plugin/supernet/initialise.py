@@ -104,8 +104,8 @@ def start_from(network: DynamicResNet, source: BackboneWeights) -> Started:
     New channels start as copies of the old, and whatever reads channels gives the copies no weight: the first channels
     of every feature map are the source's, those after them the same again, and the network that has the source's
     architecture computes what the source computes. (Net2Net, Chen et al., 2016, arXiv:1511.05641, shares a channel's
-    weight out among its copies, which would spoil the networks that have no copies.) A new block ends in a batch norm of
-    scale 0 and passes its input on, as in Net2DeeperNet. Blocks that the supernet does not have are left out.
+    weight out among its copies, which would spoil the networks that have no copies.) A new block ends in a batch norm
+    of scale 0 and passes its input on, as in Net2DeeperNet. Blocks that the supernet does not have are left out.
 
     Args:
         network: the supernet; changed in place.

@@ -606,7 +606,7 @@ def test_a_resumed_training_has_to_have_started_from_the_same_weights(images, ou
         torch.manual_seed(seed)
         torch.save(DATAResNet(SPACE.smallest).state_dict(), tmp_path / f"{seed}.pth")
     train(images, out, steps=2, init=tmp_path / "0.pth", checkpoint_every=2)
-    with pytest.raises(UserError, match="was trained with init.file 0.pth, not 1.pth"):
+    with pytest.raises(UserError, match=r"was trained with init.file 0\.pth, not 1\.pth"):
         train(images, out, steps=2, init=tmp_path / "1.pth", resume=True)
 
 
