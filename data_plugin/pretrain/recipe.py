@@ -21,6 +21,7 @@ METHODS = {
     "byol": "data_plugin.pretrain.methods.byol:BYOL",
     "ressl": "data_plugin.pretrain.methods.ressl:ReSSL",
     "densecl": "data_plugin.pretrain.methods.densecl:DenseCL",
+    "distill": "data_plugin.pretrain.methods.distill:Distill",
 }
 """The methods by name. Any other is named as these are, by ``module:class``."""
 
@@ -186,7 +187,9 @@ def _check_fields(cls: type, values: Mapping[str, Any], prefix: str) -> None:
 def _fits(value: Any, kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return value in get_args(kind)
-    if get_args(kind):  # a number or None
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_fits(one, *get_args(kind)) for one in value)
+    if get_args(kind):  # something or None
         return any(_fits(value, one) for one in get_args(kind))
     if isinstance(value, bool):
         return kind is bool
@@ -196,4 +199,8 @@ def _fits(value: Any, kind: Any) -> bool:
 def _words(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return " or ".join(map(repr, get_args(kind)))
+    if get_origin(kind) is list:
+        return "a list of numbers"
+    if get_args(kind):  # something or None
+        return _words(get_args(kind)[0])
     return {bool: "true or false", int: "a whole number", str: "a text"}.get(kind, "a number")

@@ -25,12 +25,12 @@ import data_plugin
 from data_plugin.images.image_files import Images
 from data_plugin.images.input_format import InputFormat
 from data_plugin.images.open import open_images
-from data_plugin.pretrain.augmentation import Colours, View, crops, whole_views
+from data_plugin.pretrain.augmentation import Colours, crops, located, whole_views
 from data_plugin.pretrain.callbacks import RUN, Bar, LossScale, RunSettings, Speed, Unreadable, WholeFiles
 from data_plugin.pretrain.recipe import Recipe
 from data_plugin.pretrain.step import SupernetTraining
 from data_plugin.pretrain.synced_batch_norm import synchronise
-from data_plugin.pretrain.views import EpochStream, Views, collate
+from data_plugin.pretrain.views import EpochStream, LocatedViews, Views, collate, collate_located
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.supernet.checkpoint import Supernet, SupernetInfo, save_supernet
 from data_plugin.supernet.initialise import read_backbone
@@ -186,7 +186,7 @@ def pretrain(
     if not resume and trainer.is_global_zero:
         _make_room(out, overwrite)
 
-    views = _views(run, images, training.method.views)
+    views = _views(run, images, training)
     loader = _loader(run, views, start, trainer, workers)
     _fit(trainer, training, loader, out / CHECKPOINT if resume else None)
 
@@ -275,13 +275,19 @@ def _training(run: _Run, with_cp: bool, ranks: int) -> SupernetTraining:
     training = SupernetTraining(run.space, run.recipe, run.steps, run.seed, with_cp)
     if run.views_on == "device":
         training.colours = Colours(training.method.views, INPUT_FORMAT)
+    training.teacher = training.method.open_teacher()
+    if training.teacher is not None and run.recipe.teacher == "same-arch":
+        raise UserError(f"{run.recipe.method} has a teacher of its own; leave out teacher = 'same-arch'")
     if ranks > 1:
         synchronise(training)
     return training
 
 
-def _views(run: _Run, images: Images, distributions: Sequence[View]) -> Views:
-    size = run.recipe.image_size
+def _views(run: _Run, images: Images, training: SupernetTraining) -> Views:
+    size, distributions = run.recipe.image_size, training.method.views
+    if training.teacher is not None:
+        whole = INPUT_FORMAT if run.views_on == "workers" else None
+        return LocatedViews(images, located(distributions, size, whole), run.seed, training.teacher.given.size)
     if run.views_on == "device":
         return Views(images, crops(distributions, size), run.seed)
     return Views(images, whole_views(distributions, size, INPUT_FORMAT), run.seed)
@@ -296,7 +302,7 @@ def _loader(run: _Run, views: Views, start: int, trainer: Trainer, workers: int)
         batch_size=part // ranks,
         sampler=EpochStream(views.images, run.steps * batch, part, start * batch, run.seed, rank, ranks),
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=collate_located if isinstance(views, LocatedViews) else collate,
         pin_memory=isinstance(trainer.accelerator, CUDAAccelerator),
         persistent_workers=workers > 0,
     )

@@ -18,6 +18,7 @@ from torch.optim import SGD
 from data_plugin.backbones.dynamic_resnet import DynamicResNet
 from data_plugin.pretrain.augmentation import Colours
 from data_plugin.pretrain.recipe import Recipe
+from data_plugin.pretrain.teacher import FrozenTeacher
 from data_plugin.pretrain.views import Batch
 from data_plugin.space.arch import Arch
 from data_plugin.space.search_space import SearchSpace
@@ -41,9 +42,11 @@ class SupernetTraining(LightningModule):
 
     Attributes:
         colours: what makes views of the batches' crops; without it the batches hold whole views.
+        teacher: a frozen network that takes the key branch's place as a teacher; the batches then hold clean images.
     """
 
     colours: Colours | None
+    teacher: FrozenTeacher | None
 
     def __init__(self, space: SearchSpace, recipe: Recipe, steps: int, seed: int, with_cp: bool = False) -> None:
         super().__init__()
@@ -52,6 +55,7 @@ class SupernetTraining(LightningModule):
         self.steps = steps
         self.seed = seed
         self.colours = None
+        self.teacher = None
         self.method = recipe.build_method(space.largest.out_channels[-1])
         self.query = DynamicResNet(space, with_cp=with_cp)
         self.key = DynamicResNet(space).requires_grad_(False)
@@ -87,7 +91,7 @@ class SupernetTraining(LightningModule):
         views = [view.contiguous(memory_format=torch.channels_last) for view in views]
         archs = self.networks(self.global_step)
         with torch.no_grad():
-            targets = [self._targets(views, arch) for arch in (archs if self._teacher_follows else archs[:1])]
+            targets = [self._targets(batch, views, arch) for arch in (archs if self._teacher_follows else archs[:1])]
         predictions = [self._predictions(views, arch) for arch in archs]
         with torch.autocast(self.device.type, enabled=False):
             pairs = zip(predictions, targets * (len(archs) // len(targets)), strict=True)
@@ -145,11 +149,14 @@ class SupernetTraining(LightningModule):
     def _teacher_follows(self) -> bool:
         return self.recipe.teacher == "same-arch"
 
-    def _targets(self, views: Sequence[Tensor], arch: Arch) -> Any:
+    def _targets(self, batch: Batch, views: Sequence[Tensor], arch: Arch) -> Any:
+        if self.teacher is not None and batch.clean is not None:
+            return self.method.targets([self.teacher(batch.clean, view) for view in self.method.key_views])
         return self.method.targets([self.key(views[view], arch)[-1] for view in self.method.key_views])
 
     def _predictions(self, views: Sequence[Tensor], arch: Arch) -> Any:
-        return self.method.predictions([self.query(views[view], arch)[-1] for view in self.method.query_views])
+        maps = [self.query(views[view], arch) for view in self.method.query_views]
+        return self.method.predictions([of_view[tap] for of_view in maps for tap in self.method.query_taps])
 
     def _log(self, loss: Tensor, health: Any) -> None:
         every: dict[str, Any] = {"sync_dist": True, "batch_size": 1}

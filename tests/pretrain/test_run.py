@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from samples import TEACHER, tiny_teacher
 from torch.nn import functional as F
 
 from data_plugin import SearchSpace, UserError
@@ -26,6 +27,7 @@ pytest.importorskip("lightning", reason="pre-training needs lightning")
 from lightning.pytorch.plugins import MixedPrecision
 
 from data_plugin.pretrain.callbacks import RunSettings
+from data_plugin.pretrain.methods.distill import DistillSettings
 from data_plugin.pretrain.methods.moco import MoCoV2, MoCoV2Settings
 from data_plugin.pretrain.run import CHECKPOINT, PRECISIONS, SUPERNET, pretrain
 from data_plugin.pretrain.step import SupernetTraining
@@ -48,6 +50,9 @@ RECIPE = Recipe(
     momentum=0.9,
     weight_decay=1e-4,
     key_momentum=0.9,
+)
+DISTILLATION = dataclasses.replace(
+    RECIPE, method="distill", settings=DistillSettings(**TEACHER, keep=10, queue=16, hidden=24, dim=8)
 )
 
 
@@ -222,6 +227,7 @@ def killed_at(step):
     [
         (3, 0, {"views_on": "device", "accumulate": 2}),
         (5, 2, {}),
+        (5, 0, {"recipe": DISTILLATION}),
         (5, 0, {"precision": "fp16"}),  # the first steps' gradients overflow, so the loss scale has moved by then
     ],
 )
@@ -627,6 +633,32 @@ def test_weights_that_do_not_fit_leave_everything_as_it_was(images, out, tmp_pat
     with pytest.raises(UserError, match=message):
         train(images, out, steps=1, init=tmp_path / "source.pth", overwrite=True)
     assert (out / CHECKPOINT).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("settings.teacher_saw_labels=3", "settings.teacher_saw_labels is 3; expected true or false"),
+        ("settings.teacher=nowhere", "the teacher 'nowhere' is not a file; expected timm:NAME"),
+        ("settings.teacher=torch.nn:Flatten", "the teacher's output is"),
+        ("teacher=same-arch", "distill has a teacher of its own"),
+    ],
+)
+def test_a_teacher_that_cannot_teach_ends_with_one_sentence(images, out, capsys, change, message):
+    recipe = ["--recipe", "micro_distill", "--opts", "settings.queue=16", "settings.teacher=samples:tiny_teacher"]
+    arguments = command(images, out, *recipe, "settings.dim=8", "image_size=32", change)
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err.replace("\n", " ")
+    assert not (out / SUPERNET).exists()
+
+
+def test_a_teacher_that_says_nothing_finite_ends_with_one_sentence(images, out, monkeypatch):
+    broken = tiny_teacher()
+    broken[0].bias.data.fill_(float("nan"))
+    monkeypatch.setattr("samples.tiny_teacher", lambda: broken)
+    with pytest.raises(UserError, match="the teacher gives values that are not finite"):
+        train(images, out, recipe=DISTILLATION)
+    assert not (out / SUPERNET).exists()
 
 
 def test_the_key_momentum_can_rise_on_a_cosine(training):

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from samples import SPACE, random_batches
+from samples import SPACE, TEACHER, random_batches
 
 from data_plugin import UserError
 from data_plugin.backbones import DynamicResNet
@@ -25,6 +25,7 @@ SETTINGS = {
     "byol": {"hidden": 24, "dim": 8},
     "ressl": {"hidden": 24, "dim": 8},
     "densecl": {"hidden": 24, "dim": 8},
+    "distill": {**TEACHER, "hidden": 24, "dim": 8},
 }
 
 
@@ -64,7 +65,7 @@ def layers(heads, x: torch.Tensor, prefix: str) -> torch.Tensor:
 def embedding(found: Supernet, branch: str, c5: torch.Tensor) -> torch.Tensor:
     """z of one image's C5 (C, H, W)."""
     x = c5.mean(dim=(1, 2))[None]
-    if found.info.method == "densecl":
+    if found.info.method in ("densecl", "distill"):
         return layers(found.heads, x, f"{branch}.whole.layers.")[0]
     x = layers(found.heads, x, f"{branch}.layers.")
     if found.info.method == "byol" and branch == "query":
