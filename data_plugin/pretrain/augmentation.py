@@ -66,13 +66,13 @@ def located(views: Sequence[View], image_size: int, input_format: InputFormat | 
         image_size: height and width of a view in pixels.
         input_format: normalisation of whole views as of :func:`whole_views`; without it crops as of :func:`crops`.
     """
-    after = [
-        v2.PILToTensor()
-        if input_format is None
-        else v2.Compose(_without_place(_on_cpu(view, image_size, input_format)))
-        for view in views
-    ]
-    cuts = [_Located(image_size, view.crop, finish) for view, finish in zip(views, after, strict=True)]
+
+    def finish(view: View) -> Any:
+        if input_format is None:
+            return v2.PILToTensor()
+        return v2.Compose(_without_place(_on_cpu(view, image_size, input_format)))
+
+    cuts = [_Located(image_size, view.crop, finish(view)) for view in views]
     return lambda image: [cut(image) for cut in cuts]
 
 

@@ -48,6 +48,9 @@ CHECKPOINT = Path("checkpoints", "last.ckpt")
 LOGS = "logs"
 """The folder in the output folder for CSV and TensorBoard logs."""
 
+TEACHER = "teacher"
+"""The folder in the output folder for what a frozen teacher said of the images."""
+
 LOG_EVERY = 10
 """Steps between two entries in the logs."""
 
@@ -126,7 +129,8 @@ def pretrain(
         data: see :func:`open_images`.
         space: the search space.
         recipe: method and hyper-parameters.
-        out: output folder: ``supernet.safetensors``, and meanwhile ``checkpoints/`` and ``logs/``.
+        out: output folder: ``supernet.safetensors``, and meanwhile ``checkpoints/`` and ``logs/``, and ``teacher/``
+            where a frozen teacher's answers are remembered.
         steps: number of steps instead of the recipe's epochs.
         seed: seed of weights, order, views and random networks.
         workers: processes that read images, for each training process; 0 reads them in this one.
@@ -181,6 +185,9 @@ def pretrain(
     trainer = _trainer(run, out, start, accelerator, callbacks)
     _require_even_shares(run, trainer.world_size)
     training = _training(run, with_cp, trainer.world_size)
+    training.teacher = training.method.open_teacher(out / TEACHER / f"rank_{trainer.global_rank}")
+    if training.teacher is not None and recipe.teacher == "same-arch":
+        raise UserError(f"{recipe.method} has a teacher of its own; leave out teacher = 'same-arch'")
     if init is not None and not resume:
         trainer.print(training.start_from(read_backbone(init)))
     if not resume and trainer.is_global_zero:
@@ -275,9 +282,6 @@ def _training(run: _Run, with_cp: bool, ranks: int) -> SupernetTraining:
     training = SupernetTraining(run.space, run.recipe, run.steps, run.seed, with_cp)
     if run.views_on == "device":
         training.colours = Colours(training.method.views, INPUT_FORMAT)
-    training.teacher = training.method.open_teacher()
-    if training.teacher is not None and run.recipe.teacher == "same-arch":
-        raise UserError(f"{run.recipe.method} has a teacher of its own; leave out teacher = 'same-arch'")
     if ranks > 1:
         synchronise(training)
     return training
@@ -372,6 +376,7 @@ def _make_room(out: Path, overwrite: bool) -> None:
                 raise UserError(f"{out} holds {what} already; give another folder, or pass --resume or --overwrite")
     shutil.rmtree((out / CHECKPOINT).parent, ignore_errors=True)
     shutil.rmtree(out / LOGS, ignore_errors=True)
+    shutil.rmtree(out / TEACHER, ignore_errors=True)
 
 
 def _resumed_step(checkpoint: Path, run: Mapping[str, Any]) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -46,20 +47,25 @@ class FrozenTeacher:
     Args:
         network: takes normalised images (N, 3, S, S) to a feature map (N, C, h, w).
         given: the network's input.
-        dim: channels that are kept of the map. Where it has more, they are projected at random, which nearly keeps angles
-            (Johnson and Lindenstrauss, 1984); the same projection every time.
+        dim: channels that are kept of the map. Where it has more, they are projected at random, the same way every
+            time, which nearly keeps angles (Johnson and Lindenstrauss, 1984).
         keep: for how many images, the first of the source, answers are remembered: ``2 * dim * h * w`` bytes each.
+        folder: where they are remembered, for a later start of the same training too; without it in memory.
     """
 
-    def __init__(self, network: nn.Module, given: TeacherInput, dim: int, keep: int = 0) -> None:
+    def __init__(
+        self, network: nn.Module, given: TeacherInput, dim: int, keep: int = 0, folder: Path | None = None
+    ) -> None:
         self.network = network.eval().requires_grad_(False)
         self.features = features_of(network)
         self.given = given
         self.dim = dim
         self.keep = keep
+        self.folder = folder
         self.projection: Tensor | None = None
-        self.kept: Tensor | None = None
-        self.known = torch.zeros(keep, dtype=torch.bool)
+        self.kept = self.known = torch.empty(0, dtype=torch.bool)
+        if folder is not None and (folder / "known.npy").is_file():
+            self._open_memory(())
 
     def __call__(self, clean: Clean, view: int) -> Tensor:
         """The teacher's map of what a view shows.
@@ -82,15 +88,31 @@ class FrozenTeacher:
     def _whole(self, clean: Clean) -> Tensor:
         """The maps of whole images (N, channels, h, w), through half precision whether remembered or not."""
         indices, device = clean.indices.cpu(), clean.images.device
-        keepable = indices < self.keep
-        if self.kept is not None and keepable.all() and self.known[indices].all():
+        if len(self.known) and (indices < self.keep).all() and self.known[indices].all():
             return self.kept[indices].to(device).float()
         maps = self._ask(clean.images).half()
-        if self.kept is None:
-            self.kept = torch.empty(self.keep, *maps.shape[1:], dtype=torch.half)
+        if not self.keep:
+            return maps.float()
+        if not len(self.known):
+            self._open_memory(maps.shape[1:])
+        keepable = indices < self.keep
         self.kept[indices[keepable]] = maps.cpu()[keepable]
         self.known[indices[keepable]] = True
         return maps.float()
+
+    def _open_memory(self, shape: Sequence[int]) -> None:
+        """Zeros for every image that is kept, or what an earlier start of the training has written."""
+
+        def zeros(name: str, kind: type, shape: Sequence[int]) -> Tensor:
+            if self.folder is None:
+                return torch.from_numpy(np.zeros(shape, kind))
+            path = self.folder / f"{name}.npy"
+            if path.is_file():
+                return torch.from_numpy(np.load(path, mmap_mode="r+"))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return torch.from_numpy(np.lib.format.open_memmap(path, "w+", kind, tuple(shape)))
+
+        self.kept, self.known = zeros("maps", np.float16, (self.keep, *shape)), zeros("known", np.bool_, (self.keep,))
 
     @torch.no_grad()
     def _ask(self, images: Tensor) -> Tensor:

@@ -211,9 +211,8 @@ def test_a_distillation_sees_whole_images_and_its_file_says_whether_its_teacher_
         pretrain(images, SPACE, recipe("distill", settings=settings), tmp_path / "out", steps=6, device="cpu")
     assert len(seen) == 2, "8 images in batches of 4, remembered from then on"
     assert load_supernet(tmp_path / "out" / SUPERNET).info.training["recipe"]["settings"]["teacher_saw_labels"] is True
-    whole = sorted(
-        np.asarray(Image.open(path).resize((32, 32), Image.Resampling.BICUBIC)).sum() for path in images.iterdir()
-    )
+    squares = [Image.open(path).resize((32, 32), Image.Resampling.BICUBIC) for path in images.iterdir()]
+    whole = sorted(np.asarray(square).sum() for square in squares)
     shown = sorted(round(image.mul(64).add(127).sum().item()) for batch in seen for image in batch)
     assert shown == whole
 

@@ -96,6 +96,17 @@ def test_what_is_remembered_is_what_would_be_said_again():
     assert other.network.calls == 2
 
 
+def test_a_later_start_remembers_what_an_earlier_one_was_told(tmp_path):
+    clean, _ = clean_images()
+    first = FrozenTeacher(Pool(), GIVEN, 3, 5, tmp_path)(clean, 0)
+    later = FrozenTeacher(Pool(), GIVEN, 3, 5, tmp_path)
+    for _ in range(2):
+        assert torch.equal(later(clean, 0), first)
+    assert later.network.calls == 0
+    other = Clean(clean.images, torch.arange(5, 10), clean.places)
+    assert torch.equal(FrozenTeacher(Pool(), GIVEN, 3, 5, tmp_path)(other, 0), first)
+
+
 def test_a_projection_is_the_same_every_time_and_nearly_keeps_angles():
     class Wide(nn.Module):
         def forward(self, images):

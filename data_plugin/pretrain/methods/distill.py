@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -147,12 +148,12 @@ class Distill(Method):
         settings = self.settings
         return (View(settings.crop, jitter(settings.jitter, 0.4, 0.4, 0.4, 0.1), blur=settings.blur),)
 
-    def open_teacher(self) -> FrozenTeacher:
+    def open_teacher(self, folder: Path) -> FrozenTeacher:
         """See :meth:`Method.open_teacher`."""
         settings = self.settings
         told = TeacherInput(settings.teacher_size, settings.teacher_mean, settings.teacher_std)
         network, given = load_teacher(settings.teacher, settings.teacher_weights, told if told.size else None)
-        return FrozenTeacher(network, given, settings.dim, settings.keep)
+        return FrozenTeacher(network, given, settings.dim, settings.keep, folder)
 
     def targets(self, key_maps: Sequence[Tensor]) -> Taught:
         """What the teacher says (SEED, Eq. 4), centred."""

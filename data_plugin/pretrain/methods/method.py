@@ -6,6 +6,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -81,10 +82,14 @@ class Method(nn.Module, ABC):
     def loss(self, predictions: Any, targets: Any) -> Tensor:
         """How far one query network is from the step's targets: a number, averaged over the images."""
 
-    def open_teacher(self) -> FrozenTeacher | None:
+    def open_teacher(self, folder: Path) -> FrozenTeacher | None:
         """A frozen network in the key branch's place, whose maps :meth:`targets` then gets; None leaves it the key
         branch, which is averaged in either case.
+
+        Args:
+            folder: where it may keep what it said of this training's images, a folder of this process alone.
         """
+        del folder
         return None
 
     def embed_query(self, query_map: Tensor) -> Tensor:
