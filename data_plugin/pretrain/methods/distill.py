@@ -132,6 +132,9 @@ class Distill(Method):
     key_views = (0,)
     query_taps = (2, 3)
 
+    centre: Tensor
+    centred_on: Tensor
+
     def __init__(self, features: int, settings: DistillSettings) -> None:
         # C4 is narrower than C5, and a sliced layer takes as many channels as there are.
         cells = {name: SlicedLinear(features, settings.dim) for name in ("c4", "c5")}
