@@ -46,7 +46,8 @@ class Recipe:
         key_momentum: what the key branch keeps of itself in a step; the rest comes from the query branch.
         key_momentum_end: what ``key_momentum`` has become at the end, on a cosine; without it it stays.
         decay_norms: whether biases and batch norms decay too.
-        optimizer: SGD, or LARS (You et al., 2017, arXiv:1708.03888) for large batches.
+        optimizer: SGD, LARS (You et al., 2017, arXiv:1708.03888) for large batches, or AdamW (Loshchilov and Hutter,
+            2019, arXiv:1711.05101), whose first steps are no larger than later ones.
         teacher: which network the key branch is: the largest in every step (DATA), or for each query network the one
             of the same architecture (the ablation of DATA's Table 8). The latter's keys are all remembered.
         sampler: the query networks of a step beside the largest: two random ones (DATA), or the smallest and a random
@@ -68,7 +69,7 @@ class Recipe:
     key_momentum: float
     key_momentum_end: float | None = None
     decay_norms: bool = True
-    optimizer: Literal["sgd", "lars"] = "sgd"
+    optimizer: Literal["sgd", "lars", "adamw"] = "sgd"
     teacher: Literal["largest", "same-arch"] = "largest"
     sampler: Literal["random", "sandwich"] = "random"
 

@@ -681,6 +681,20 @@ def test_biases_and_norms_decay_only_where_the_recipe_says_so(training):
     assert decayed() == [(len(matrices), 1e-4), (len(trained) - len(matrices), 0.0)]
 
 
+def test_adamw_moves_every_weight_alike_at_first_and_decays_it_apart(training):
+    training.recipe = dataclasses.replace(RECIPE, optimizer="adamw", warmup=0.0, decay_norms=False, weight_decay=0.5)
+    configured = training.configure_optimizers()
+    optimizer, rate = configured["optimizer"], configured["optimizer"].param_groups[0]["lr"]
+    before = {name: value.detach().clone() for name, value in training.named_parameters()}
+    training.training_step(random_batch(), 0).backward()
+    optimizer.step()
+    for name, value in training.named_parameters():
+        if value.grad is not None:
+            decayed = before[name] * (1 - rate * 0.5 if value.dim() > 1 else 1)
+            moved = torch.where(value.grad.abs() > 1e-5, (value - decayed) / rate, -value.grad.sign())
+            torch.testing.assert_close(moved, -value.grad.sign(), rtol=0, atol=2e-2, msg=name)
+
+
 @pytest.mark.parametrize("kind", ["list", "shards"])
 def test_images_of_a_list_and_of_shards_train_as_those_of_a_folder(images, tmp_path, kind):
     names = sorted(path.relative_to(images).as_posix() for path in images.rglob("*.png"))
