@@ -25,7 +25,6 @@ from data_plugin.space.search_space import SearchSpace
 from data_plugin.supernet.initialise import BackboneWeights, Started, start_from
 from data_plugin.utils.errors import UserError
 
-
 ADAMW_BETA = 0.98
 """What AdamW keeps of a gradient's square: fewer steps than its usual thousand, for trainings of a few thousand."""
 
