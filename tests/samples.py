@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from data_plugin import SearchSpace
 from data_plugin.backbones import DynamicResNet
@@ -55,3 +56,20 @@ def random_supernet_file(path: Path, space: SearchSpace = SPACE, input_format: I
     """The file of a supernet of random weights."""
     save_supernet(path, random_supernet(space, input_format))
     return path
+
+
+def tiny_teacher() -> nn.Module:
+    """A frozen teacher of random weights, the same every time: 12 channels at stride 8."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        return nn.Sequential(nn.Conv2d(3, 12, 8, 8), nn.ReLU()).float()
+
+
+TEACHER = {
+    "teacher": "samples:tiny_teacher",
+    "teacher_saw_labels": False,
+    "teacher_size": 32,
+    "teacher_mean": [127.0, 127.0, 127.0],
+    "teacher_std": [64.0, 64.0, 64.0],
+}
+"""Settings of a distillation from it."""

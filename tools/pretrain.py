@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_plugin.pretrain.recipe import METHODS, RECIPES, Recipe, read_recipe
+from data_plugin.space.named_space import read_space
 from data_plugin.space.search_space import SPACES
 from data_plugin.tools.exit_codes import user_errors_exit_2
 from data_plugin.utils.errors import UserError
@@ -33,12 +34,17 @@ def parser() -> argparse.ArgumentParser:
         help="images: a folder, at any depth (labels are not read); a folder of .tar shards; or a .txt file that names "
         "one a line",
     )
-    parser.add_argument("--space", choices=SPACES, required=True, help="search space")
+    parser.add_argument(
+        "--space",
+        required=True,
+        help=f"search space: {', '.join(SPACES)}, or a .json file; one choice everywhere trains one network, without a "
+        "supernet's further ones",
+    )
     parser.add_argument("--out", type=Path, required=True, help="output folder; supernet.safetensors is the result")
     parser.add_argument(
         "--recipe",
         help=f"method and hyper-parameters: a .toml file, or {', '.join(RECIPES)} (default: micro for --space micro, "
-        "data_mocov2_in1k for data)",
+        "data_mocov2_in1k for others)",
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, help="passes over the images")
@@ -105,6 +111,14 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="images that may be unreadable, others standing in (default: one in a thousand)",
     )
+    parser.add_argument(
+        "--init",
+        type=Path,
+        metavar="FILE",
+        help="weights to start from: a supernet, the authors' release, or a ResNet of torchvision, timm, MMPretrain or "
+        "MoCo that fits inside the space's largest network; whatever is wider or deeper starts so that their function "
+        "stays",
+    )
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
     again.add_argument("--overwrite", action="store_true", help="replace what the output folder holds")
@@ -121,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (args.knn_train is None) != (args.knn_val is None):
         raise UserError("a kNN evaluation needs two labelled folders; expected both --knn-train and --knn-val")
     require_installed(NEEDED, extra="pretrain")
+    space = read_space(args.space)
     recipe = _recipe(args)
     from lightning.pytorch.utilities import rank_zero_only
 
@@ -131,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger(package).setLevel(logging.WARNING)
     result = pretrain(
         args.data,
-        SPACES[args.space](),
+        space,
         recipe,
         args.out,
         steps=args.steps,
@@ -144,6 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         views_on=args.views_on,
         knn=Labelled(args.knn_train, args.knn_val, args.knn_every) if args.knn_train else None,
         checkpoint_every=args.checkpoint_every,
+        init=args.init,
         resume=args.resume,
         overwrite=args.overwrite,
         max_unreadable=args.max_unreadable,
@@ -157,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
-    name = args.recipe or {"data": "data_mocov2_in1k"}.get(args.space, args.space)
+    name = args.recipe or ("micro" if args.space == "micro" else "data_mocov2_in1k")
     names = ("epochs", "batch_size", "image_size", "lr", "teacher", "sampler")
     given = [f"{name}={getattr(args, name)}" for name in names if getattr(args, name) is not None]
     return read_recipe(name, [*given, *args.opts])

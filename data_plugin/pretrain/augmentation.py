@@ -11,11 +11,12 @@ import torch
 from lightly.transforms.byol_transform import BYOLView2Transform
 from lightly.transforms.multi_view_transform import MultiViewTransform
 from lightly.transforms.simclr_transform import SimCLRViewTransform
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from data_plugin.images.input_format import InputFormat
-from data_plugin.pretrain.views import Transform
+from data_plugin.pretrain.views import LocatedTransform, Transform
 from data_plugin.utils.errors import UserError
 
 
@@ -55,6 +56,43 @@ def crops(views: Sequence[View], image_size: int) -> Transform:
     mirrored = v2.RandomHorizontalFlip()
     cut = [v2.RandomResizedCrop(image_size, scale=(view.crop, 1.0)) for view in views]
     return cast(Transform, MultiViewTransform([v2.Compose([one, mirrored, v2.PILToTensor()]) for one in cut]))
+
+
+def located(views: Sequence[View], image_size: int, input_format: InputFormat | None) -> LocatedTransform:
+    """Make views, and say where in the image each lies.
+
+    Args:
+        views: their distributions.
+        image_size: height and width of a view in pixels.
+        input_format: normalisation of whole views as of :func:`whole_views`; without it crops as of :func:`crops`.
+    """
+
+    def finish(view: View) -> Any:
+        if input_format is None:
+            return v2.PILToTensor()
+        return v2.Compose(_without_place(_on_cpu(view, image_size, input_format)))
+
+    cuts = [_Located(image_size, view.crop, finish(view)) for view in views]
+    return lambda image: [cut(image) for cut in cuts]
+
+
+class _Located:
+    """A random crop, mirrored or not, what is made of it, and its place (see :class:`LocatedTransform`)."""
+
+    def __init__(self, size: int, least: float, finish: Any) -> None:
+        self.cut = v2.RandomResizedCrop(size, scale=(least, 1.0))
+        self.finish = finish
+
+    def __call__(self, image: Image.Image) -> tuple[Tensor, Tensor]:
+        box = self.cut.make_params([image])
+        part = self.cut.transform(image, box)
+        mirrored = bool(torch.rand(1) < 0.5)
+        if mirrored:
+            part = v2.functional.horizontal_flip(part)
+        wide, high = box["width"] / image.width, box["height"] / image.height
+        x = 2 * box["left"] / image.width + wide - 1
+        y = 2 * box["top"] / image.height + high - 1
+        return self.finish(part), torch.tensor([[-wide if mirrored else wide, 0, x], [0, high, y]])
 
 
 class Colours(nn.Module):
@@ -106,6 +144,12 @@ class Colours(nn.Module):
             torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
             changed = [change(crop.float() / 255) for change, crop in zip(self.changes, batches, strict=True)]
         return [(view - self.get_buffer("mean")) / self.get_buffer("std") for view in changed]
+
+
+def _without_place(transform: Any) -> list[Any]:
+    """The steps of one of lightly's transforms that leave every pixel where it is."""
+    moving = (v2.RandomResizedCrop, v2.RandomHorizontalFlip)
+    return [step for step in transform.transform.transforms if not isinstance(step, moving)]
 
 
 def _on_cpu(view: View, image_size: int, input_format: InputFormat) -> Any:

@@ -21,6 +21,7 @@ METHODS = {
     "byol": "data_plugin.pretrain.methods.byol:BYOL",
     "ressl": "data_plugin.pretrain.methods.ressl:ReSSL",
     "densecl": "data_plugin.pretrain.methods.densecl:DenseCL",
+    "distill": "data_plugin.pretrain.methods.distill:Distill",
 }
 """The methods by name. Any other is named as these are, by ``module:class``."""
 
@@ -45,7 +46,8 @@ class Recipe:
         key_momentum: what the key branch keeps of itself in a step; the rest comes from the query branch.
         key_momentum_end: what ``key_momentum`` has become at the end, on a cosine; without it it stays.
         decay_norms: whether biases and batch norms decay too.
-        optimizer: SGD, or LARS (You et al., 2017, arXiv:1708.03888) for large batches.
+        optimizer: SGD, LARS (You et al., 2017, arXiv:1708.03888) for large batches, or AdamW (Loshchilov and Hutter,
+            2019, arXiv:1711.05101), whose first steps are no larger than later ones.
         teacher: which network the key branch is: the largest in every step (DATA), or for each query network the one
             of the same architecture (the ablation of DATA's Table 8). The latter's keys are all remembered.
         sampler: the query networks of a step beside the largest: two random ones (DATA), or the smallest and a random
@@ -67,7 +69,7 @@ class Recipe:
     key_momentum: float
     key_momentum_end: float | None = None
     decay_norms: bool = True
-    optimizer: Literal["sgd", "lars"] = "sgd"
+    optimizer: Literal["sgd", "lars", "adamw"] = "sgd"
     teacher: Literal["largest", "same-arch"] = "largest"
     sampler: Literal["random", "sandwich"] = "random"
 
@@ -186,7 +188,9 @@ def _check_fields(cls: type, values: Mapping[str, Any], prefix: str) -> None:
 def _fits(value: Any, kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return value in get_args(kind)
-    if get_args(kind):  # a number or None
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_fits(one, *get_args(kind)) for one in value)
+    if get_args(kind):  # something or None
         return any(_fits(value, one) for one in get_args(kind))
     if isinstance(value, bool):
         return kind is bool
@@ -196,4 +200,8 @@ def _fits(value: Any, kind: Any) -> bool:
 def _words(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return " or ".join(map(repr, get_args(kind)))
+    if get_origin(kind) is list:
+        return "a list of numbers"
+    if get_args(kind):  # something or None
+        return _words(get_args(kind)[0])
     return {bool: "true or false", int: "a whole number", str: "a text"}.get(kind, "a number")

@@ -25,15 +25,17 @@ import data_plugin
 from data_plugin.images.image_files import Images
 from data_plugin.images.input_format import InputFormat
 from data_plugin.images.open import open_images
-from data_plugin.pretrain.augmentation import Colours, View, crops, whole_views
+from data_plugin.pretrain.augmentation import Colours, crops, located, whole_views
 from data_plugin.pretrain.callbacks import RUN, Bar, LossScale, RunSettings, Speed, Unreadable, WholeFiles
 from data_plugin.pretrain.recipe import Recipe
 from data_plugin.pretrain.step import SupernetTraining
 from data_plugin.pretrain.synced_batch_norm import synchronise
-from data_plugin.pretrain.views import EpochStream, Views, collate
+from data_plugin.pretrain.views import EpochStream, LocatedViews, Views, collate, collate_located
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.supernet.checkpoint import Supernet, SupernetInfo, save_supernet
+from data_plugin.supernet.initialise import read_backbone
 from data_plugin.utils.errors import UserError
+from data_plugin.utils.provenance import file_hash
 from data_plugin.utils.ranks import launched_ranks
 from data_plugin.utils.tensor_files import read_tensors
 
@@ -45,6 +47,9 @@ CHECKPOINT = Path("checkpoints", "last.ckpt")
 
 LOGS = "logs"
 """The folder in the output folder for CSV and TensorBoard logs."""
+
+TEACHER = "teacher"
+"""The folder in the output folder for what a frozen teacher said of the images."""
 
 LOG_EVERY = 10
 """Steps between two entries in the logs."""
@@ -109,6 +114,7 @@ def pretrain(
     views_on: str = "workers",
     knn: Labelled | None = None,
     checkpoint_every: int = 500,
+    init: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     max_unreadable: int | None = None,
@@ -123,7 +129,8 @@ def pretrain(
         data: see :func:`open_images`.
         space: the search space.
         recipe: method and hyper-parameters.
-        out: output folder: ``supernet.safetensors``, and meanwhile ``checkpoints/`` and ``logs/``.
+        out: output folder: ``supernet.safetensors``, and meanwhile ``checkpoints/`` and ``logs/``, and ``teacher/``
+            where a frozen teacher's answers are remembered.
         steps: number of steps instead of the recipe's epochs.
         seed: seed of weights, order, views and random networks.
         workers: processes that read images, for each training process; 0 reads them in this one.
@@ -137,6 +144,7 @@ def pretrain(
             are, which spares CPUs that cannot keep up with a GPU. Colours then depend on the number of processes.
         knn: labelled images to measure networks on meanwhile.
         checkpoint_every: steps between two checkpoints.
+        init: weights that both branches start from, see :func:`read_backbone` and :func:`start_from`; heads start anew.
         resume: go on from the checkpoint in ``out``.
         overwrite: replace what an earlier training left in ``out``.
         max_unreadable: how many images may turn out to be unreadable, others standing in; one in a thousand where it
@@ -144,8 +152,9 @@ def pretrain(
 
     Raises:
         UserError: if there are no images or fewer than a batch, too many of them cannot be read, a batch cannot be
-            shared, ``out`` holds another training, there is nothing to resume or it has other settings, there is no
-            CUDA device, or the loss is not finite, or the gradients are not whatever the loss scale.
+            shared, ``init`` holds no weights that fit, ``out`` holds another training, there is nothing to resume or it
+            has other settings, there is no CUDA device, or the loss is not finite, or the gradients are not whatever
+            the loss scale.
     """
     accelerator = _accelerator(device)
     if precision not in PRECISIONS:
@@ -166,6 +175,7 @@ def pretrain(
         accumulate=accumulate,
         precision=precision,
         views_on=views_on,
+        init=None if init is None else _provenance(init),
     )
     start = _resumed_step(out / CHECKPOINT, run.to_json()) if resume else 0
     unreadable = Unreadable(len(images) // 1_000 if max_unreadable is None else max_unreadable, len(images))
@@ -174,11 +184,16 @@ def pretrain(
         callbacks.append(_online_knn(knn, run, workers))
     trainer = _trainer(run, out, start, accelerator, callbacks)
     _require_even_shares(run, trainer.world_size)
+    training = _training(run, with_cp, trainer.world_size)
+    training.teacher = training.method.open_teacher(out / TEACHER / f"rank_{trainer.global_rank}")
+    if training.teacher is not None and recipe.teacher == "same-arch":
+        raise UserError(f"{recipe.method} has a teacher of its own; leave out teacher = 'same-arch'")
+    if init is not None and not resume:
+        trainer.print(training.start_from(read_backbone(init)))
     if not resume and trainer.is_global_zero:
         _make_room(out, overwrite)
 
-    training = _training(run, with_cp, trainer.world_size)
-    views = _views(run, images, training.method.views)
+    views = _views(run, images, training)
     loader = _loader(run, views, start, trainer, workers)
     _fit(trainer, training, loader, out / CHECKPOINT if resume else None)
 
@@ -202,9 +217,16 @@ class _Run:
     accumulate: int
     precision: str
     views_on: str
+    init: Mapping[str, str] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "space": self.space.to_json(), "recipe": self.recipe.to_json()}
+
+
+def _provenance(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise UserError(f"the weights {path} are not a file; expected a supernet or a ResNet's weights")
+    return {"file": path.name, "sha256": file_hash(path)}
 
 
 def _checkpoints(out: Path, every: int) -> Callback:
@@ -265,8 +287,11 @@ def _training(run: _Run, with_cp: bool, ranks: int) -> SupernetTraining:
     return training
 
 
-def _views(run: _Run, images: Images, distributions: Sequence[View]) -> Views:
-    size = run.recipe.image_size
+def _views(run: _Run, images: Images, training: SupernetTraining) -> Views:
+    size, distributions = run.recipe.image_size, training.method.views
+    if training.teacher is not None:
+        whole = INPUT_FORMAT if run.views_on == "workers" else None
+        return LocatedViews(images, located(distributions, size, whole), run.seed, training.teacher.given.size)
     if run.views_on == "device":
         return Views(images, crops(distributions, size), run.seed)
     return Views(images, whole_views(distributions, size, INPUT_FORMAT), run.seed)
@@ -281,7 +306,7 @@ def _loader(run: _Run, views: Views, start: int, trainer: Trainer, workers: int)
         batch_size=part // ranks,
         sampler=EpochStream(views.images, run.steps * batch, part, start * batch, run.seed, rank, ranks),
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=collate_located if isinstance(views, LocatedViews) else collate,
         pin_memory=isinstance(trainer.accelerator, CUDAAccelerator),
         persistent_workers=workers > 0,
     )
@@ -351,6 +376,7 @@ def _make_room(out: Path, overwrite: bool) -> None:
                 raise UserError(f"{out} holds {what} already; give another folder, or pass --resume or --overwrite")
     shutil.rmtree((out / CHECKPOINT).parent, ignore_errors=True)
     shutil.rmtree(out / LOGS, ignore_errors=True)
+    shutil.rmtree(out / TEACHER, ignore_errors=True)
 
 
 def _resumed_step(checkpoint: Path, run: Mapping[str, Any]) -> int:

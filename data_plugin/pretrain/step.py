@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,20 @@ from lightly.utils.lars import LARS
 from lightly.utils.scheduler import CosineWarmupScheduler, cosine_schedule
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.optim import SGD
+from torch.optim import SGD, AdamW, Optimizer
 
 from data_plugin.backbones.dynamic_resnet import DynamicResNet
 from data_plugin.pretrain.augmentation import Colours
 from data_plugin.pretrain.recipe import Recipe
+from data_plugin.pretrain.teacher import FrozenTeacher
 from data_plugin.pretrain.views import Batch
 from data_plugin.space.arch import Arch
 from data_plugin.space.search_space import SearchSpace
+from data_plugin.supernet.initialise import BackboneWeights, Started, start_from
 from data_plugin.utils.errors import UserError
+
+ADAMW_BETA = 0.98
+"""What AdamW keeps of a gradient's square: fewer steps than its usual thousand, for trainings of a few thousand."""
 
 
 class SupernetTraining(LightningModule):
@@ -40,9 +45,11 @@ class SupernetTraining(LightningModule):
 
     Attributes:
         colours: what makes views of the batches' crops; without it the batches hold whole views.
+        teacher: a frozen network that takes the key branch's place as a teacher; the batches then hold clean images.
     """
 
     colours: Colours | None
+    teacher: FrozenTeacher | None
 
     def __init__(self, space: SearchSpace, recipe: Recipe, steps: int, seed: int, with_cp: bool = False) -> None:
         super().__init__()
@@ -51,13 +58,25 @@ class SupernetTraining(LightningModule):
         self.steps = steps
         self.seed = seed
         self.colours = None
+        self.teacher = None
         self.method = recipe.build_method(space.largest.out_channels[-1])
         self.query = DynamicResNet(space, with_cp=with_cp)
         self.key = DynamicResNet(space).requires_grad_(False)
         self.key.load_state_dict(self.query.state_dict())
 
+    def start_from(self, source: BackboneWeights) -> Started:
+        """Give both branches the function of given weights, see :func:`start_from`."""
+        started = start_from(self.query, source)
+        self.key.load_state_dict(self.query.state_dict())
+        return started
+
     def networks(self, step: int) -> list[Arch]:
-        """The query networks of a step, the largest first: the same for the same seed and step."""
+        """The query networks of a step, the largest first: the same for the same seed and step.
+
+        In a space of one network it is that one, once.
+        """
+        if len(self.space) == 1:
+            return [self.space.largest]
         generator = np.random.default_rng((self.seed, step))
         if self.recipe.sampler == "sandwich":
             return [self.space.largest, self.space.smallest, self.space.draw(generator)]
@@ -75,7 +94,7 @@ class SupernetTraining(LightningModule):
         views = [view.contiguous(memory_format=torch.channels_last) for view in views]
         archs = self.networks(self.global_step)
         with torch.no_grad():
-            targets = [self._targets(views, arch) for arch in (archs if self._teacher_follows else archs[:1])]
+            targets = [self._targets(batch, views, arch) for arch in (archs if self._teacher_follows else archs[:1])]
         predictions = [self._predictions(views, arch) for arch in archs]
         with torch.autocast(self.device.type, enabled=False):
             pairs = zip(predictions, targets * (len(archs) // len(targets)), strict=True)
@@ -105,11 +124,13 @@ class SupernetTraining(LightningModule):
         decayed, others = get_weight_decay_parameters([self], recipe.decay_norms, recipe.decay_norms)
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
         groups = [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups]
-        optimizer = {"sgd": SGD, "lars": LARS}[recipe.optimizer](
+        build: Callable[..., Optimizer] = {"sgd": SGD, "lars": LARS, "adamw": AdamW}[recipe.optimizer]
+        momentum = {"betas": (recipe.momentum, ADAMW_BETA)} if build is AdamW else {"momentum": recipe.momentum}
+        optimizer = build(
             [group for group in groups if group["params"]],
             lr=recipe.lr,
-            momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
+            **momentum,
         )
         schedule = CosineWarmupScheduler(
             optimizer, warmup_epochs=round(recipe.warmup * self.steps), max_epochs=self.steps, end_value=0.0
@@ -133,17 +154,21 @@ class SupernetTraining(LightningModule):
     def _teacher_follows(self) -> bool:
         return self.recipe.teacher == "same-arch"
 
-    def _targets(self, views: Sequence[Tensor], arch: Arch) -> Any:
+    def _targets(self, batch: Batch, views: Sequence[Tensor], arch: Arch) -> Any:
+        if self.teacher is not None and batch.clean is not None:
+            return self.method.targets([self.teacher(batch.clean, view) for view in self.method.key_views])
         return self.method.targets([self.key(views[view], arch)[-1] for view in self.method.key_views])
 
     def _predictions(self, views: Sequence[Tensor], arch: Arch) -> Any:
-        return self.method.predictions([self.query(views[view], arch)[-1] for view in self.method.query_views])
+        maps = [self.query(views[view], arch) for view in self.method.query_views]
+        return self.method.predictions([of_view[tap] for of_view in maps for tap in self.method.query_taps])
 
     def _log(self, loss: Tensor, health: Any) -> None:
         every: dict[str, Any] = {"sync_dist": True, "batch_size": 1}
         self.log("loss", loss.mean(), prog_bar=True, **every)
-        self.log("loss/largest", loss[0], **every)
-        self.log("loss/others", loss[1:].mean(), **every)
+        if len(loss) > 1:
+            self.log("loss/largest", loss[0], **every)
+            self.log("loss/others", loss[1:].mean(), **every)
         self.log_dict(dict(health), prog_bar=True, **every)
 
     def _require_finite(self, loss: Tensor) -> None:

@@ -19,11 +19,30 @@ Transform = Callable[[Image.Image], Sequence[Tensor]]
 """Makes the views of an image, or what views are made of, each (3, H, W), with the global random generators."""
 
 
+LocatedTransform = Callable[[Image.Image], Sequence[tuple[Tensor, Tensor]]]
+"""The same, each with its place (2, 3): the affine map that takes a position in the view to the one in the image, both
+from -1 to 1 as in ``torch.nn.functional.affine_grid``."""
+
+
 class Draw(NamedTuple):
     """An image in an epoch: what decides its views, together with the seed."""
 
     epoch: int
     image: int
+
+
+class Clean(NamedTuple):
+    """What a frozen teacher sees of some images, and where the views lie in it.
+
+    Args:
+        images: the whole images as they are, (N, 3, S, S) in bytes, stretched to a square.
+        indices: which images of the source they are, (N,).
+        places: per view, where it lies (N, 2, 3), see :data:`LocatedTransform`.
+    """
+
+    images: Tensor
+    indices: Tensor
+    places: list[Tensor]
 
 
 class Batch(NamedTuple):
@@ -32,10 +51,12 @@ class Batch(NamedTuple):
     Args:
         views: per view of an image, a tensor (N, 3, H, W).
         unreadable: names of images that could not be read, in whose place the next readable ones stand.
+        clean: the images themselves, for a method with a frozen teacher.
     """
 
     views: list[Tensor]
     unreadable: list[str]
+    clean: Clean | None = None
 
 
 class Views(Dataset[tuple[Sequence[Tensor], list[str]]]):
@@ -59,15 +80,53 @@ class Views(Dataset[tuple[Sequence[Tensor], list[str]]]):
             image = self.images.read(index)
             if image is not None:
                 with _seeded(self.seed, *draw):
-                    return self.transform(image), unreadable
+                    return self.sample(index, image), unreadable
             unreadable.append(self.images.names[index])
         return [], unreadable
+
+    def sample(self, index: int, image: Image.Image) -> Sequence[Tensor]:
+        """What the data set holds of one image, with the global random generators."""
+        del index
+        return self.transform(image)
+
+
+class LocatedViews(Views):
+    """Views with what a frozen teacher needs beside them.
+
+    Args:
+        images: the images.
+        transform: makes the views.
+        seed: see :class:`Views`.
+        clean_size: height and width of the clean image.
+    """
+
+    def __init__(self, images: Images, transform: LocatedTransform, seed: int, clean_size: int) -> None:
+        super().__init__(images, lambda image: [], seed)
+        self.located = transform
+        self.clean_size = clean_size
+
+    def sample(self, index: int, image: Image.Image) -> Sequence[Tensor]:
+        """The views, their places, the clean image and its index, for :func:`collate_located`."""
+        views, places = zip(*self.located(image), strict=True)
+        square = image.resize((self.clean_size, self.clean_size), Image.Resampling.BICUBIC, reducing_gap=2.0)
+        clean = torch.from_numpy(np.array(square)).permute(2, 0, 1)
+        return [*views, *places, clean, torch.tensor(index)]
 
 
 def collate(samples: Sequence[tuple[Sequence[Tensor], list[str]]]) -> Batch:
     """Put samples of :class:`Views` together; without one readable image there are no views."""
     views, unreadable = zip(*samples, strict=True)
     return Batch([torch.stack(view) for view in zip(*views, strict=True)], list(itertools.chain(*unreadable)))
+
+
+def collate_located(samples: Sequence[tuple[Sequence[Tensor], list[str]]]) -> Batch:
+    """Put samples of :class:`LocatedViews` together; without one readable image there are no views."""
+    stacked, unreadable, _ = collate(samples)
+    if not stacked:
+        return Batch([], unreadable)
+    *both, images, indices = stacked
+    count = len(both) // 2
+    return Batch(both[:count], unreadable, Clean(images, indices, both[count:]))
 
 
 class EpochStream(Sampler[Draw]):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from samples import TEACHER, tiny_teacher
 from torch.amp import GradScaler
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
@@ -20,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from data_plugin import UserError
 from data_plugin.images.input_format import InputFormat
 from data_plugin.pretrain.recipe import METHODS, RECIPES, Recipe, read_recipe
+from data_plugin.supernet.checkpoint import load_supernet
 from data_plugin.utils.tensor_files import read_tensors
 
 pytest.importorskip("lightly", reason="pre-training needs lightly")
@@ -28,6 +30,7 @@ pytest.importorskip("lightning", reason="pre-training needs lightning")
 from lightning.pytorch.plugins import MixedPrecision
 
 from data_plugin.pretrain.augmentation import Colours, View, crops, whole_views
+from data_plugin.pretrain.methods.distill import DistillSettings
 from data_plugin.pretrain.methods.method import Method
 from data_plugin.pretrain.methods.moco import MoCoV2
 from data_plugin.pretrain.run import CHECKPOINT, PRECISIONS, SUPERNET, pretrain
@@ -41,6 +44,7 @@ SETTINGS = {
     "byol": {"hidden": 24, "dim": 8},
     "ressl": {"queue": 16, "hidden": 24, "dim": 8},
     "densecl": {"queue": 16, "hidden": 24, "dim": 8, "dense": 0.3},
+    "distill": {**TEACHER, "queue": 16, "hidden": 24, "dim": 8, "temperature": 0.2},
 }
 IMAGES = 5
 
@@ -58,6 +62,15 @@ def build(method):
     for parameter in built.key_head.parameters():
         parameter.data.add_(0.1 * torch.randn_like(parameter))
     return built
+
+
+def key_maps(method):
+    """What :meth:`targets` gets: a teacher's maps have the projection's channels."""
+    return [maps(2, 8 if method.settings_class is DistillSettings else FEATURES)] * len(method.key_views)
+
+
+def query_maps(method, channels=FEATURES):
+    return [maps(1, channels)] * (len(method.query_views) * len(method.query_taps))
 
 
 def maps(seed, channels=FEATURES):
@@ -129,6 +142,81 @@ def test_densecl_remembers_pooled_cells_of_length_1():
     assert torch.allclose(method.dense_contrast.memory_bank.bank[:IMAGES], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("channels", [FEATURES, 40])
+def test_distillation_is_the_relation_to_earlier_images_and_the_direction_of_every_cell(channels):
+    method = build("distill")
+    c4, c5 = maps(1, channels // 2), torch.rand(IMAGES, channels, 1, 2)
+    earlier, said = maps(4, 8), maps(3, 8)
+    method.targets([earlier])
+    taught = method.targets([said])
+    found = method.loss(method.predictions([c4, c5]), taught)
+    centre = (earlier + said).mean(dim=(0, 2, 3)) / 2
+    expected = 0
+    heads = method.query_head
+    for image in range(IMAGES):
+        cells = said[image] - centre[:, None, None]
+        teacher, student = cells.mean((1, 2)), heads["whole"](c5.mean((2, 3)))[image]
+        ours, theirs = (
+            [math.exp((x / x.norm() @ key).item() / 0.2) for key in method.queue.bank] for x in (student, teacher)
+        )
+        expected -= sum(t / sum(theirs) * math.log(s / sum(ours)) for s, t in zip(ours, theirs, strict=True)) / IMAGES
+        # C4 is as fine as the teacher's map; each cell of C5 covers half of it.
+        wide = F.interpolate(cells[None], (1, 2), mode="bilinear", antialias=True)[0]
+        for name, features, target in (("c4", c4[image], cells), ("c5", c5[image], wide)):
+            places = [(y, x) for y in range(features.shape[1]) for x in range(features.shape[2])]
+            for y, x in places:
+                pointed = heads[name].weight[:, : len(features)] @ features[:, y, x] + heads[name].bias
+                cosine = F.cosine_similarity(pointed, target[:, y, x], dim=0).item()
+                expected += 4.0 * (1 - cosine) / len(places) / IMAGES
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_distillation_remembers_the_teachers_embeddings():
+    method = build("distill")
+    taught = method.targets([maps(3, 8)])
+    method.remember(taught)
+    centred = maps(3, 8) - maps(3, 8).mean(dim=(0, 2, 3), keepdim=True)
+    assert torch.allclose(method.queue.bank[:IMAGES], F.normalize(centred.mean((2, 3)), dim=1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher": ""}, r"distillation needs a teacher; give settings\.teacher, timm:NAME"),
+        (
+            {"teacher_saw_labels": None},
+            "nothing says whether the teacher 'samples:tiny_teacher' was trained with labels",
+        ),
+        ({"teacher_size": 0}, r"the teacher's input is settings\.teacher_size=0.*expected all of it"),
+        ({"teacher_mean": [127.0]}, r"teacher_mean=\[127.0\].*three numbers"),
+        ({"teacher_std": [64.0, 0.0, 64.0]}, "expected numbers above 0"),
+        ({"teacher_std": "grey"}, r"settings\.teacher_std is 'grey'; expected a list of numbers"),
+        ({"queue": 15}, "no multiple of the batch size"),
+        ({"cells": "many"}, r"settings\.cells is 'many'; expected a number"),
+    ],
+)
+def test_settings_that_leave_a_teacher_unknown_are_refused(changes, message):
+    settings = {name: value for name, value in (SETTINGS["distill"] | changes).items() if value is not None}
+    with pytest.raises(UserError, match=message):
+        recipe("distill", settings=settings)
+
+
+def test_a_distillation_sees_whole_images_and_its_file_says_whether_its_teacher_saw_labels(images, tmp_path):
+    settings = {**SETTINGS["distill"], "teacher_saw_labels": True, "keep": 8}
+    seen = []
+    network = tiny_teacher()
+    network.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("samples.tiny_teacher", lambda: network)
+        pretrain(images, SPACE, recipe("distill", settings=settings), tmp_path / "out", steps=6, device="cpu")
+    assert len(seen) == 2, "8 images in batches of 4, remembered from then on"
+    assert load_supernet(tmp_path / "out" / SUPERNET).info.training["recipe"]["settings"]["teacher_saw_labels"] is True
+    squares = [Image.open(path).resize((32, 32), Image.Resampling.BICUBIC) for path in images.iterdir()]
+    whole = sorted(np.asarray(square).sum() for square in squares)
+    shown = sorted(round(image.mul(64).add(127).sum().item()) for batch in seen for image in batch)
+    assert shown == whole
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_makes_its_views_trains_its_heads_alone_and_reads_narrow_networks(name):
     method = build(name)
@@ -137,8 +225,8 @@ def test_every_method_makes_its_views_trains_its_heads_alone_and_reads_narrow_ne
     assert {tuple(view.shape) for view in views} == {(3, 40, 40)}
     assert set(method.query_views) | set(method.key_views) == set(range(len(views)))
     with torch.no_grad():
-        targets = method.targets([maps(2)] * len(method.key_views))
-    predictions = method.predictions([maps(1, SPACE.smallest.out_channels[-1])] * len(method.query_views))
+        targets = method.targets(key_maps(method))
+    predictions = method.predictions(query_maps(method, SPACE.smallest.out_channels[-1]))
     method.loss(predictions, targets).backward()
     for parameter_name, parameter in method.named_parameters():
         assert (parameter.grad is None) == parameter_name.startswith("key_head."), parameter_name
@@ -353,8 +441,8 @@ def test_what_a_loss_compares_is_in_single_precision_whatever_the_networks_are_i
     method = build(name)
     with torch.autocast("cpu", torch.float16):
         with torch.no_grad():
-            targets = method.targets([maps(2).half()] * len(method.key_views))
-        predictions = method.predictions([maps(1).half()] * len(method.query_views))
+            targets = method.targets([each.half() for each in key_maps(method)])
+        predictions = method.predictions([each.half() for each in query_maps(method)])
     compared = [value for value in tree_leaves((targets, predictions)) if isinstance(value, torch.Tensor)]
     assert {value.dtype for value in compared} == {torch.float32}
     if name == "ressl":
@@ -429,7 +517,7 @@ def test_a_method_of_ones_own_is_named_by_its_module(images, tmp_path):
         ("teacher=smallest", "teacher is 'smallest'; expected 'largest' or 'same-arch'"),
         ("settings.heat=1", "a recipe has no settings.heat; expected some of settings.queue, "),
         ("heat=1", "a recipe has no heat; expected some of method, "),
-        ("method=dino", "'dino' is not a method; expected mocov2, byol, ressl, densecl, or module:class"),
+        ("method=dino", "'dino' is not a method; expected mocov2, byol, ressl, densecl, distill, or module:class"),
         ("method='nowhere:Nothing'", "cannot be imported: No module named 'nowhere'"),
         ("method='json:dumps'", "is no subclass of data_plugin.pretrain.methods.method.Method"),
         ("lr", "'lr' is not a change of a recipe; expected name=value"),

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from samples import TEACHER, tiny_teacher
 from torch.nn import functional as F
 
 from data_plugin import SearchSpace, UserError
+from data_plugin.backbones import DATAResNet
 from data_plugin.pretrain.recipe import Recipe, read_recipe
+from data_plugin.space.arch import Arch
 from data_plugin.supernet.checkpoint import load_supernet
 from data_plugin.tools.pretrain import main
 from data_plugin.utils.tensor_files import read_tensors
@@ -24,6 +27,7 @@ pytest.importorskip("lightning", reason="pre-training needs lightning")
 from lightning.pytorch.plugins import MixedPrecision
 
 from data_plugin.pretrain.callbacks import RunSettings
+from data_plugin.pretrain.methods.distill import DistillSettings
 from data_plugin.pretrain.methods.moco import MoCoV2, MoCoV2Settings
 from data_plugin.pretrain.run import CHECKPOINT, PRECISIONS, SUPERNET, pretrain
 from data_plugin.pretrain.step import SupernetTraining
@@ -46,6 +50,9 @@ RECIPE = Recipe(
     momentum=0.9,
     weight_decay=1e-4,
     key_momentum=0.9,
+)
+DISTILLATION = dataclasses.replace(
+    RECIPE, method="distill", settings=DistillSettings(**TEACHER, keep=10, queue=16, hidden=24, dim=8)
 )
 
 
@@ -220,6 +227,7 @@ def killed_at(step):
     [
         (3, 0, {"views_on": "device", "accumulate": 2}),
         (5, 2, {}),
+        (5, 0, {"recipe": DISTILLATION}),
         (5, 0, {"precision": "fp16"}),  # the first steps' gradients overflow, so the loss scale has moved by then
     ],
 )
@@ -568,6 +576,91 @@ def test_the_sandwich_is_the_largest_the_smallest_and_a_random_network(training)
     assert len({draw[2] for draw in draws}) > 10
 
 
+def test_a_space_of_one_network_trains_that_network_once_a_step(training):
+    one = SearchSpace((4,), ((4,), (4,), (4,), (4,)), ((1,), (1,), (1,), (1,)))
+    torch.manual_seed(0)
+    plain = SupernetTraining(one, RECIPE, steps=10, seed=0)
+    logged = {}
+    plain.log = lambda name, value, **options: logged.update({name: value})
+    plain.log_dict = lambda *args, **options: None
+    batch, queue = random_batch(), plain.method.contrast.memory_bank.bank.clone()
+    keys = F.normalize(plain.method.key_head(plain.key(batch.views[1], one.largest)[-1].mean((2, 3))), dim=1)
+    query = plain.method.query_head(plain.query(batch.views[0], one.largest)[-1].mean((2, 3)))
+    passes = []
+    plain.query.register_forward_hook(lambda module, args, output: passes.append(args[1]))
+    assert plain.training_step(batch, 0).item() == pytest.approx(info_nce(query, keys, queue, 0.2).item(), rel=1e-4)
+    assert passes == [one.largest]
+    assert set(logged) == {"loss"}
+
+
+def test_a_training_starts_from_given_weights(images, out, tmp_path, capsys):
+    source = DATAResNet(Arch(5, (6, 7, 8, 8), (1, 2, 1, 1)))
+    torch.save(source.state_dict(), tmp_path / "source.pth")
+    recipe = dataclasses.replace(RECIPE, lr=1e-12)
+    train(images, out, steps=1, init=tmp_path / "source.pth", recipe=recipe)
+    supernet = load_supernet(out / SUPERNET)
+    for branch in (supernet.query, supernet.key):
+        for name, value in source.named_parameters():
+            found = branch.state_dict()[name]
+            assert torch.allclose(found[tuple(slice(0, size) for size in value.shape)], value, atol=1e-6), name
+    assert "started from source.pth (d1-2-1-1_w5-6-7-8-8)" in capsys.readouterr().out
+    assert supernet.info.training["init"]["file"] == "source.pth"
+
+
+def test_a_resumed_training_has_to_have_started_from_the_same_weights(images, out, tmp_path):
+    for seed in range(2):
+        torch.manual_seed(seed)
+        torch.save(DATAResNet(SPACE.smallest).state_dict(), tmp_path / f"{seed}.pth")
+    train(images, out, steps=2, init=tmp_path / "0.pth", checkpoint_every=2)
+    with pytest.raises(UserError, match=r"was trained with init.file 0\.pth, not 1\.pth"):
+        train(images, out, steps=2, init=tmp_path / "1.pth", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (None, "weights .* are not a file"),
+        ({"fc.weight": torch.zeros(2)}, "has no entry layer1.0.conv1.weight"),
+        (DATAResNet(Arch(64, (8, 8, 8, 8), (1, 1, 1, 1))).state_dict(), "wider than this space's largest network"),
+    ],
+    ids=["no file", "no ResNet", "another space"],
+)
+def test_weights_that_do_not_fit_leave_everything_as_it_was(images, out, tmp_path, weights, message):
+    train(images, out, steps=1, checkpoint_every=1)
+    before = (out / CHECKPOINT).read_bytes()
+    if weights is not None:
+        torch.save(weights, tmp_path / "source.pth")
+    with pytest.raises(UserError, match=message):
+        train(images, out, steps=1, init=tmp_path / "source.pth", overwrite=True)
+    assert (out / CHECKPOINT).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("settings.teacher_saw_labels=3", "settings.teacher_saw_labels is 3; expected true or false"),
+        ("settings.teacher=nowhere", "the teacher 'nowhere' is not a file; expected timm:NAME"),
+        ("settings.teacher=torch.nn:Flatten", "the teacher's output is"),
+        ("teacher=same-arch", "distill has a teacher of its own"),
+    ],
+)
+def test_a_teacher_that_cannot_teach_ends_with_one_sentence(images, out, capsys, change, message):
+    recipe = ["--recipe", "micro_distill", "--opts", "settings.queue=16", "settings.teacher=samples:tiny_teacher"]
+    arguments = command(images, out, *recipe, "settings.dim=8", "image_size=32", change)
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err.replace("\n", " ")
+    assert not (out / SUPERNET).exists()
+
+
+def test_a_teacher_that_says_nothing_finite_ends_with_one_sentence(images, out, monkeypatch):
+    broken = tiny_teacher()
+    broken[0].bias.data.fill_(float("nan"))
+    monkeypatch.setattr("samples.tiny_teacher", lambda: broken)
+    with pytest.raises(UserError, match="the teacher gives values that are not finite"):
+        train(images, out, recipe=DISTILLATION)
+    assert not (out / SUPERNET).exists()
+
+
 def test_the_key_momentum_can_rise_on_a_cosine(training):
     assert training.key_momentum(5) == 0.9
     training.recipe = dataclasses.replace(RECIPE, key_momentum_end=1.0)
@@ -586,6 +679,20 @@ def test_biases_and_norms_decay_only_where_the_recipe_says_so(training):
     assert decayed() == [(len(trained), 1e-4)]
     training.recipe = dataclasses.replace(RECIPE, decay_norms=False)
     assert decayed() == [(len(matrices), 1e-4), (len(trained) - len(matrices), 0.0)]
+
+
+def test_adamw_moves_every_weight_alike_at_first_and_decays_it_apart(training):
+    training.recipe = dataclasses.replace(RECIPE, optimizer="adamw", warmup=0.0, decay_norms=False, weight_decay=0.5)
+    configured = training.configure_optimizers()
+    optimizer, rate = configured["optimizer"], configured["optimizer"].param_groups[0]["lr"]
+    before = {name: value.detach().clone() for name, value in training.named_parameters()}
+    training.training_step(random_batch(), 0).backward()
+    optimizer.step()
+    for name, value in training.named_parameters():
+        if value.grad is not None:
+            decayed = before[name] * (1 - rate * 0.5 if value.dim() > 1 else 1)
+            moved = torch.where(value.grad.abs() > 1e-5, (value - decayed) / rate, -value.grad.sign())
+            torch.testing.assert_close(moved, -value.grad.sign(), rtol=0, atol=2e-2, msg=name)
 
 
 @pytest.mark.parametrize("kind", ["list", "shards"])

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from samples import SPACE, random_batches
+from samples import SPACE, TEACHER, random_batches
 from torch.nn import functional as F
 
 from data_plugin import UserError
@@ -28,6 +28,7 @@ SETTINGS = {
     "byol": {"hidden": 24, "dim": 8},
     "ressl": {"hidden": 24, "dim": 8},
     "densecl": {"hidden": 24, "dim": 8},
+    "distill": {**TEACHER, "hidden": 24, "dim": 8},
 }
 
 
@@ -74,7 +75,7 @@ def layers(heads, x: torch.Tensor, prefix: str, statistics) -> torch.Tensor:
 
 def embeddings(found: Supernet, branch: str, pooled: torch.Tensor, statistics) -> torch.Tensor:
     """z (N, dim) of C5 averaged over each image's own positions, (N, C)."""
-    if found.info.method == "densecl":
+    if found.info.method in ("densecl", "distill"):
         return layers(found.heads, pooled, f"{branch}.whole.layers.", statistics)
     x = layers(found.heads, pooled, f"{branch}.layers.", statistics)
     if found.info.method == "byol" and branch == "query":
@@ -102,7 +103,7 @@ def test_distances_are_cosines_of_the_two_branches_embeddings(method, norm):
     """Batch norms in the heads follow the policy as those of the networks do: a head's own mix all networks."""
     found = supernet(method)
     archs = SPACE.sample(6, seed=3)
-    data = random_batches([(64, 96), (64, 64)], [(96, 64)] * 3)
+    data = random_batches([(64, 96), (64, 64), (96, 96), (64, 64)], [(96, 64)] * 3)
     result = Searcher(found, ["z"], norm=norm).measure(archs, data)
 
     def pool(branch, arch, train):
@@ -136,8 +137,8 @@ def test_distances_are_cosines_of_the_two_branches_embeddings(method, norm):
     for arch in archs:
         student = embed("query", found.query, arch)
         expected = torch.cat([1 - F.cosine_similarity(z, t) for z, t in zip(student, teacher, strict=True)])
-        np.testing.assert_allclose(result.per_image([result.index[arch]])[0], expected, atol=1e-4)
-    assert result.scores.std() > 1e-4
+        np.testing.assert_allclose(result.per_image([result.index[arch]])[0], expected, rtol=3e-3)
+    assert result.scores.std() > 0.02 * result.scores.mean()
 
 
 def test_a_batch_of_one_image_has_no_statistics_for_the_heads():

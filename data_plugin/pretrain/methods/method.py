@@ -6,6 +6,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from data_plugin.backbones.sliced import SlicedLinear
 from data_plugin.pretrain.augmentation import View
 from data_plugin.pretrain.methods.settings import Settings
+from data_plugin.pretrain.teacher import FrozenTeacher
 
 
 class Method(nn.Module, ABC):
@@ -37,12 +39,14 @@ class Method(nn.Module, ABC):
     Attributes:
         settings_class: its hyper-parameters.
         query_views: which views the query branch sees.
-        key_views: which views the key branch sees.
+        key_views: which views the key branch sees, or a frozen teacher in its place.
+        query_taps: which feature maps of a query network its predictions read, 0 to 3 for C2 to C5.
     """
 
     settings_class: ClassVar[type[Settings]]
     query_views: ClassVar[tuple[int, ...]]
     key_views: ClassVar[tuple[int, ...]]
+    query_taps: ClassVar[tuple[int, ...]] = (3,)
 
     query_head: nn.Module
     key_head: nn.Module
@@ -70,12 +74,23 @@ class Method(nn.Module, ABC):
         """What one query network predicts.
 
         Args:
-            query_maps: its C5 (N, C, H, W), C at most the largest network's, for each of :attr:`query_views`.
+            query_maps: for each of :attr:`query_views` each of :attr:`query_taps`, (N, C, H, W), C at most the largest
+                network's.
         """
 
     @abstractmethod
     def loss(self, predictions: Any, targets: Any) -> Tensor:
         """How far one query network is from the step's targets: a number, averaged over the images."""
+
+    def open_teacher(self, folder: Path) -> FrozenTeacher | None:
+        """A frozen network in the key branch's place, whose maps :meth:`targets` then gets; None leaves it the key
+        branch, which is averaged in either case.
+
+        Args:
+            folder: where it may keep what it said of this training's images, a folder of this process alone.
+        """
+        del folder
+        return None
 
     def embed_query(self, query_map: Tensor) -> Tensor:
         """The student's z (N, dim) of DATA's Eq. 3, which is to be like the teacher's.
