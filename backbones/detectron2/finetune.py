@@ -5,29 +5,30 @@ from __future__ import annotations
 import math
 import warnings
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.engine import DefaultTrainer, default_setup
+from detectron2.engine import DefaultTrainer, HookBase, default_setup
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
+from torch import nn
 
 from data_plugin.backbones.detectron2.cityscapes import InstanceEvaluator
-from data_plugin.backbones.detectron2.datasets import (
+from data_plugin.backbones.detectron2.device import on_available_device
+from data_plugin.backbones.detectron2.labels import (
     CLASSES_OF,
     require_data_sets,
     require_labels,
     require_same_classes,
 )
-from data_plugin.backbones.detectron2.device import on_available_device
 from data_plugin.backbones.detectron2.ranks import join_ranks, wrapping_for
-from data_plugin.backbones.detectron2.weights import require_detector, require_start
+from data_plugin.backbones.detectron2.weights import BY_NAME_ENDINGS, require_detector, require_start
 from data_plugin.utils.errors import UserError
 
 EVALUATORS = {
@@ -69,9 +70,15 @@ class Trainer(DefaultTrainer):
 
 
 def finetune(
-    config: CfgNode, out: Path, *, resume: bool = False, eval_only: bool = False, weights: Path | None = None
+    config: CfgNode,
+    out: Path,
+    *,
+    resume: bool = False,
+    eval_only: bool = False,
+    weights: Path | None = None,
+    began: Callable[[], None] = lambda: None,
 ) -> Mapping[str, float]:
-    """Train and evaluate a detector; see :meth:`data_plugin.frameworks.framework.Adapter.finetune`.
+    """Train and evaluate a detector; see :meth:`data_plugin.frameworks.framework_config.FrameworkConfig.finetune`.
 
     Training starts from ``weights`` or else from ``MODEL.WEIGHTS``, a whole detector or a backbone in torchvision's
     names. It runs on all processes of a ``torchrun``, and every one of them returns the figures.
@@ -89,7 +96,6 @@ def finetune(
         )
     cfg.OUTPUT_DIR = str(out)
     start = _start(cfg, out, resume, eval_only, weights)
-    cfg.MODEL.WEIGHTS = "" if start is None else str(start)
     data_sets = dict(require_data_sets(cfg.DATASETS.TEST))
     if not eval_only:
         data_sets.update(require_data_sets(cfg.DATASETS.TRAIN))
@@ -97,9 +103,14 @@ def finetune(
         _evaluator_type(name)
     require_labels(cfg, data_sets)
     require_same_classes(list(data_sets))
+    cfg.MODEL.WEIGHTS = ""
     if start is not None:
-        require = require_detector if eval_only or resume else require_start
-        require(start, build_model(cfg), f"a detector with the backbone {cfg.MODEL.DATA_RESNET.ARCH}")
+        model, what = build_model(cfg), f"a detector with the backbone {cfg.MODEL.DATA_RESNET.ARCH}"
+        if eval_only or resume:
+            require_detector(start, model, what)
+            cfg.MODEL.WEIGHTS = str(start)
+        else:
+            cfg.MODEL.WEIGHTS = require_start(start, model, what)
     join_ranks(cfg)
     cfg.freeze()
     default_setup(cfg, Namespace(resume=resume, eval_only=eval_only))
@@ -108,15 +119,38 @@ def finetune(
     if eval_only:
         model = Trainer.build_model(cfg)
         DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+        _after_first_batch(model, began)
         results = Trainer.test(cfg, model)
     else:
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=resume)
+        trainer.register_hooks([_FirstStep(began)])
         trainer.train()
         results = trainer._last_eval_results
     results = comm.all_gather(results)[0]  # only the first process evaluates what all have predicted
     # detectron2 leaves the data set's name out where there is only one.
     return _figures(results.get(cfg.DATASETS.TEST[0], results))
+
+
+def _after_first_batch(model: nn.Module, done: Callable[[], None]) -> None:
+    """Let ``done`` be called when the model has seen its first batch."""
+
+    def tell(*_: object) -> None:
+        hook.remove()
+        done()
+
+    hook = model.register_forward_hook(tell)
+
+
+class _FirstStep(HookBase):
+    """Tells when the first step of training is done."""
+
+    def __init__(self, done: Callable[[], None]) -> None:
+        self._done = done
+
+    def after_step(self) -> None:
+        if self.trainer.iter == self.trainer.start_iter:
+            self._done()
 
 
 def _evaluator_type(data_set: str) -> str:
@@ -158,4 +192,4 @@ def _start(cfg: CfgNode, out: Path, resume: bool, eval_only: bool, weights: Path
     if not cfg.MODEL.WEIGHTS:
         warnings.warn("the config's MODEL.WEIGHTS is empty: training starts from random weights", stacklevel=3)
         return None
-    return Path(PathManager.get_local_path(cfg.MODEL.WEIGHTS))
+    return Path(PathManager.get_local_path(cfg.MODEL.WEIGHTS.removesuffix(BY_NAME_ENDINGS)))

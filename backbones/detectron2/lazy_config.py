@@ -12,9 +12,10 @@ from detectron2.modeling.backbone import BasicStem, BottleneckBlock, ResNet
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig
 
-from data_plugin.backbones.detectron2.config import FACEBOOKS_WEIGHTS, require_batch_norm, warn_of_changes
 from data_plugin.backbones.detectron2.resnet import FEATURES, DATAResNet
 from data_plugin.backbones.detectron2.roi_heads import Res5Stage
+from data_plugin.backbones.detectron2.swap import FACEBOOKS_WEIGHTS, require_batch_norm, warn_of_changes
+from data_plugin.backbones.detectron2.weights import BY_NAME_ENDINGS
 from data_plugin.space.arch import RESNET_DEPTHS, Arch
 from data_plugin.utils.errors import UserError
 
@@ -112,7 +113,7 @@ def _set_weights(cfg: DictConfig, stride_in_1x1: bool, weights: Path | None) -> 
     left_out = given if given.startswith(FACEBOOKS_WEIGHTS) else ""
     warn_of_changes(stride_in_1x1, left_out and f"train.init_checkpoint {left_out}")
     if weights is not None:
-        train.init_checkpoint = str(weights.absolute())
+        train.init_checkpoint = f"{weights.absolute()}{BY_NAME_ENDINGS}"
     elif left_out:
         train.init_checkpoint = ""
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from data_plugin.backbones import data_resnet
 from data_plugin.backbones.bottleneck import Norm
-from data_plugin.backbones.detectron2.config import architecture, require_plain_resnet
-from data_plugin.backbones.detectron2.weights import TorchvisionNamed
+from data_plugin.backbones.detectron2.config_node import architecture, require_plain_resnet
+from data_plugin.backbones.detectron2.weights import LoadedWhole
 from data_plugin.space.arch import Arch
 from data_plugin.utils.errors import UserError
 
@@ -22,7 +22,7 @@ FEATURES = ("res2", "res3", "res4", "res5")
 
 
 @BACKBONE_REGISTRY.register()
-class DATAResNet(data_resnet.DATAResNet, TorchvisionNamed, Backbone):
+class DATAResNet(data_resnet.DATAResNet, LoadedWhole, Backbone):
     """:class:`data_plugin.backbones.DATAResNet` with the options of detectron2's ResNet.
 
     Its parameters keep torchvision's names. Stages behind the last of ``out_features`` are not built.
@@ -101,10 +101,6 @@ class DATAResNet(data_resnet.DATAResNet, TorchvisionNamed, Backbone):
             name: ShapeSpec(channels=self._out_feature_channels[name], stride=self._out_feature_strides[name])
             for name in self._out_features
         }
-
-    def file_name(self, name: str) -> str:
-        """The names are torchvision's already."""
-        return name
 
 
 def norm_from(norm: str | Norm) -> Norm:

@@ -8,20 +8,20 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import Res5ROIHeads
-from torch import nn
+from torch import Tensor, nn
 
 from data_plugin.backbones.bottleneck import Norm, initialise, make_stage
-from data_plugin.backbones.detectron2.config import architecture, require_plain_resnet
+from data_plugin.backbones.detectron2.config_node import architecture, require_plain_resnet
 from data_plugin.backbones.detectron2.resnet import norm_from
-from data_plugin.backbones.detectron2.weights import TorchvisionNamed
+from data_plugin.backbones.detectron2.weights import LoadedWhole
 from data_plugin.space.arch import Arch
 
 
-class Res5Stage(nn.Sequential, TorchvisionNamed):
-    """Stage 4 as it runs on every region, (N, C4, H, W) to (N, C5, H / 2, W / 2).
+class Res5Stage(LoadedWhole):
+    """Stage 4 as it runs on every region.
 
-    Its weights come from ``layer4`` of a backbone file. The extra norm is that of MoCo's C4 recipe (He et al., 2020,
-    appendix: a newly initialised batch norm after res5); no pre-training gives its weights.
+    Its weights are named ``layer4.*`` as in the whole network. The extra norm is that of MoCo's C4 recipe (He et al.,
+    2020, appendix: a newly initialised batch norm after res5); no pre-training gives its weights.
 
     Args:
         arch: the architecture, or a string or mapping that :meth:`Arch.parse` reads.
@@ -37,21 +37,24 @@ class Res5Stage(nn.Sequential, TorchvisionNamed):
         extra_norm: bool = False,
         with_cp: bool = False,
     ) -> None:
-        self_arch = Arch.parse(arch)
+        super().__init__()
+        self.arch = Arch.parse(arch)
+        self.out_channels = self.arch.out_channels[3]
         make_norm = norm_from(norm)
-        stage = make_stage(
-            self_arch.out_channels[2], self_arch.width[3], self_arch.depth[3], stride=2, norm=make_norm, with_cp=with_cp
+        self.layer4 = make_stage(
+            self.arch.out_channels[2], self.arch.width[3], self.arch.depth[3], stride=2, norm=make_norm, with_cp=with_cp
         )
-        super().__init__(*stage)
-        self.arch = self_arch
-        self.out_channels = self_arch.out_channels[3]
-        if extra_norm:
-            self.add_module("norm", make_norm(self.out_channels))
+        self.norm = make_norm(self.out_channels) if extra_norm else None
         initialise(self)
 
-    def file_name(self, name: str) -> str | None:
-        """Blocks are those of ``layer4``; the extra norm is in no file."""
-        return None if name.startswith("norm.") else f"layer4.{name}"
+    def forward(self, x: Tensor) -> Tensor:
+        """Map RoI features (N, C4, H, W) to (N, C5, H / 2, W / 2)."""
+        x = self.layer4(x)
+        return x if self.norm is None else self.norm(x)
+
+    def file_entries(self) -> dict[str, Tensor]:
+        """The weights of stage 4; no file has those of the extra norm."""
+        return {name: value for name, value in super().file_entries().items() if name.startswith("layer4.")}
 
 
 @ROI_HEADS_REGISTRY.register()

@@ -1,39 +1,63 @@
-"""Loading a backbone file in torchvision's names into a detector, through whatever loads the detector.
+"""Backbone files in torchvision's names, as detectron2's own checkpointer loads them into a detector.
 
-``MODEL.WEIGHTS`` may name ``backbone.pth`` as it is: every model that a :class:`TorchvisionNamed` part is built into
-recognises such a file when it is asked to load one, and refuses it unless it matches. Checkpoints of whole detectors
-pass untouched.
+Asked by ``?matching_heuristics=True`` behind a file's name, detectron2 finds the places of weights by the ends of their
+names, takes what fits and logs the rest. Our modules hold their weights under torchvision's names, and each of them
+refuses to be loaded in part.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_module_registration_hook
 
 from data_plugin.space.arch import Arch
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.tensor_files import read_tensors, require_matching
 
+BY_NAME_ENDINGS = "?matching_heuristics=True"
+"""What lets detectron2 load a file in torchvision's names into a detector; it follows the file's name."""
+
 _COUNTER = "num_batches_tracked"
 """Files may lack it and frozen norms have none; nothing here computes with it."""
 
 
-class TorchvisionNamed(ABC):
-    """Mixin of a module whose weights come from a file in torchvision's names."""
+class LoadedWhole(nn.Module):
+    """Mixin of a module that holds weights under torchvision's names and is loaded with all of them or with none."""
 
     arch: Arch
 
-    @abstractmethod
-    def file_name(self, name: str) -> str | None:
-        """What a torchvision file calls the module's entry ``name``; None if no such file has it."""
+    def file_entries(self) -> dict[str, Tensor]:
+        """The module's weights that a backbone file has."""
+        return _without_counters(self.state_dict())
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        expected = self.file_entries()
+        parts = {_part(name) for name in expected}
+        missing = [name for name in expected if prefix + name not in state_dict]
+        # Loading begins at the detector, where names that none of its modules has a place for are found without prefix.
+        left_over = {name for name in unexpected_keys if _part(name) in parts}
+        unexpected_keys[:] = [name for name in unexpected_keys if not (name in left_over and name.endswith(_COUNTER))]
+        left_over &= set(unexpected_keys)
+        if left_over or 0 < len(missing) < len(expected):
+            raise UserError(_what_differs(f"the backbone {self.arch}", expected, missing, left_over))
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
 
-def require_start(path: Path, model: nn.Module, what: str) -> None:
+def require_start(path: Path, model: nn.Module, what: str) -> str:
     """Check that a detector can start training from a file: from its backbone, or from the whole detector.
 
     Args:
@@ -41,14 +65,23 @@ def require_start(path: Path, model: nn.Module, what: str) -> None:
         model: the detector.
         what: the detector, for the message.
 
+    Returns:
+        The file as ``MODEL.WEIGHTS`` has to name it.
+
     Raises:
         UserError: if detectron2 cannot read the file or it holds neither; the message lists what did not match.
     """
-    tensors, names = _read(path), _torchvision_names(model)
-    if _is_backbone(tensors, names):
-        _require_backbone(path, tensors, model, names)
-    else:
+    tensors = _read(path)
+    ours = [module for module in model.modules() if isinstance(module, LoadedWhole)]
+    entries = {name: value for module in ours for name, value in module.file_entries().items()}
+    if not set(entries) & set(tensors):
         require_matching(path, _without_counters(tensors), _without_counters(model.state_dict()), what)
+        return str(path)
+    # A stage that the model does not have, or the classifier, is left over; detectron2 logs that.
+    parts = {_part(name) for name in entries}
+    found = {name: value for name, value in tensors.items() if _part(name) in parts}
+    require_matching(path, _without_counters(found), entries, f"the backbone {ours[0].arch}")
+    return f"{path}{BY_NAME_ENDINGS}"
 
 
 def require_detector(path: Path, model: nn.Module, what: str) -> None:
@@ -68,58 +101,28 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     return tensors
 
 
-def _rename(model: nn.Module, state_dict: MutableMapping[str, Tensor], prefix: str, *_: Any) -> None:
-    """Give the entries of a backbone file the names that ``model`` has for them, before it loads them."""
-    names = _torchvision_names(model)
-    if prefix or not _is_backbone(state_dict, names):
-        return
-    _require_backbone(Path("MODEL.WEIGHTS"), state_dict, model, names)
-    taken = {file: state_dict.pop(file) for file in set(names.values()) if file in state_dict}
-    state_dict.update({own: taken[file] for own, file in names.items() if file in taken})
+def _what_differs(what: str, expected: Collection[str], missing: Collection[str], left_over: Collection[str]) -> str:
+    if len(missing) == len(expected):
+        return (
+            f"none of the weights to load is in its place in {what}: detectron2 finds places for the weights of a file "
+            f"in torchvision's names, which has to be of that architecture, where {BY_NAME_ENDINGS} follows its name"
+        )
+    differences = (
+        ("missing", [name for name in missing if name not in left_over]),
+        ("unexpected", sorted(name for name in left_over if name not in expected)),
+        ("of another shape", [name for name in missing if name in left_over]),
+    )
+    parts = [
+        f"{len(names)} {label} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for label, names in differences
+        if names
+    ]
+    return f"the weights to load are not {what}: {'; '.join(parts)}"
 
 
-def _torchvision_names(model: nn.Module) -> dict[str, str]:
-    """For every entry of a model that a backbone file has, the name there."""
-    names = {}
-    for prefix, module in model.named_modules():
-        if isinstance(module, TorchvisionNamed):
-            assert isinstance(module, nn.Module)
-            for name in module.state_dict():
-                file = module.file_name(name)
-                if file is not None:
-                    names[f"{prefix}.{name}" if prefix else name] = file
-    return names
+def _part(name: str) -> str:
+    return name.partition(".")[0]
 
 
-def _is_backbone(tensors: Mapping[str, Any], names: Mapping[str, str]) -> bool:
-    return not any(own in tensors for own in names) and any(file in tensors for file in names.values())
-
-
-def _require_backbone(path: Path, tensors: Mapping[str, Tensor], model: nn.Module, names: Mapping[str, str]) -> None:
-    state = model.state_dict()
-    expected = {file: state[own] for own, file in names.items()}
-    # A stage that the model does not have, or the classifier, is left over; detectron2 logs that.
-    parts = {file.split(".")[0] for file in expected}
-    found = {name: value for name, value in tensors.items() if name.split(".")[0] in parts}
-    arch = next(module.arch for module in model.modules() if isinstance(module, TorchvisionNamed))
-    require_matching(path, _without_counters(found), _without_counters(expected), f"the backbone {arch}")
-
-
-def _without_counters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _without_counters(tensors: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in tensors.items() if not name.endswith(_COUNTER)}
-
-
-def _watch(parent: nn.Module, _: str, child: nn.Module | None) -> None:
-    """Let every module that one of ours is built into read backbone files.
-
-    A module being loaded hands its children only what bears their prefix, so the whole detector has to do the
-    renaming, and detectron2 offers no place to tell it: it is told when it takes one of our modules in.
-    """
-    is_ours = isinstance(child, TorchvisionNamed) or getattr(child, _MARK, False)
-    if is_ours and not getattr(parent, _MARK, False):
-        parent.register_load_state_dict_pre_hook(_rename)
-        setattr(parent, _MARK, True)
-
-
-_MARK = "_reads_torchvision_names"
-register_module_module_registration_hook(_watch)

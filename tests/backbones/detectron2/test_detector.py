@@ -21,7 +21,8 @@ from detectron2.utils.events import EventStorage
 from data_plugin import Arch, UserError
 from data_plugin.backbones import DATAResNet as PlainDATAResNet
 from data_plugin.backbones import detectron2 as adapter
-from data_plugin.backbones.detectron2.weights import require_detector, require_start
+from data_plugin.backbones.detectron2.weights import BY_NAME_ENDINGS, require_detector, require_start
+from data_plugin.frameworks.registry import DETECTRON2
 from data_plugin.images.input_format import InputFormat
 from data_plugin.supernet.backbone_files import PTH_FILE, SAFETENSORS_FILE, save_backbone
 
@@ -30,10 +31,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:DATAResNet takes the place")
 SMALL = Arch.parse("d1-2-1-2_w8-16-16-24-32")
 
 
+def load(name: str, *options: str, root: Path | None = None) -> adapter.Detectron2Config:
+    return adapter.Detectron2Config(DETECTRON2.configs.find(name), options, root)
+
+
 def voc_config(*options: str, arch: Arch = SMALL) -> CfgNode:
-    return adapter.load_config(
-        "faster_rcnn_c4_voc", [f"MODEL.DATA_RESNET.ARCH={arch}", "MODEL.DEVICE=cpu", *options], None
-    )
+    return load("faster_rcnn_c4_voc", f"MODEL.DATA_RESNET.ARCH={arch}", "MODEL.DEVICE=cpu", *options).cfg
 
 
 def zoo_config(name: str, *options: str) -> CfgNode:
@@ -193,7 +196,7 @@ def test_losses_and_gradients_equal_those_of_detectron2s_resnet50(detector_input
             if name.startswith(prefix) and name.removeprefix(prefix) in in_stock:
                 return prefix + in_stock[name.removeprefix(prefix)]
         if name.startswith("roi_heads.res5."):
-            return "roi_heads." + in_stock[name.removeprefix("roi_heads.")].replace("layer4", "res5")
+            return "roi_heads.res5." + in_stock[name.removeprefix("roi_heads.")]
         return name
 
     in_stock = {stock_name(name): name for name in PlainDATAResNet(Arch.resnet50()).state_dict()}
@@ -227,8 +230,8 @@ def test_roi_head_is_stage_four_of_the_architecture(extra_norm):
     heads = build_model(voc_config(f"MODEL.DATA_RESNET.RES5_EXTRA_NORM={extra_norm}")).roi_heads
     assert isinstance(heads, adapter.DATARes5ROIHeads)
     assert heads.res5(torch.rand(2, 96, 14, 14)).shape == (2, 128, 7, 7)
-    assert len(heads.res5) == SMALL.depth[3] + extra_norm
-    assert isinstance(heads.res5[-1], torch.nn.SyncBatchNorm) == extra_norm
+    assert len(heads.res5.layer4) == SMALL.depth[3]
+    assert isinstance(heads.res5.norm, torch.nn.SyncBatchNorm) == extra_norm
     assert heads.box_predictor.cls_score.in_features == 128
     assert heads.box_predictor.cls_score.out_features == 21
 
@@ -237,7 +240,7 @@ def test_mask_head_follows_the_architecture():
     cfg = adapter.with_data_resnet(zoo_config("COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml"))
     heads = build_model(cfg).roi_heads
     assert heads.mask_head.deconv.in_channels == 128
-    assert not hasattr(heads.res5, "norm")
+    assert heads.res5.norm is None
 
 
 @pytest.mark.parametrize(
@@ -283,17 +286,14 @@ def expected_in_detector(file: Path, backbone: str, head: str | None) -> dict[st
     weights = torch.load(file, weights_only=True)
     if head is None:
         return {backbone + name: value for name, value in weights.items()}
-    return {
-        (head + name.removeprefix("layer4.") if name.startswith("layer4.") else backbone + name): value
-        for name, value in weights.items()
-    }
+    return {(head if name.startswith("layer4.") else backbone) + name: value for name, value in weights.items()}
 
 
 def test_c4_detector_gets_every_backbone_weight_through_detectron2s_checkpointer(backbone_file, caplog):
     model = build_model(voc_config())
     before = copy.deepcopy(model.state_dict())
     with caplog.at_level("WARNING"):
-        DetectionCheckpointer(model).load(str(backbone_file))
+        DetectionCheckpointer(model).load(f"{backbone_file}{BY_NAME_ENDINGS}")
     after, expected = model.state_dict(), expected_in_detector(backbone_file, "backbone.", "roi_heads.res5.")
     for name, value in after.items():
         if name in expected:
@@ -310,7 +310,7 @@ def test_c4_detector_gets_every_backbone_weight_through_detectron2s_checkpointer
 def test_fpn_detector_gets_every_backbone_weight(backbone_file, norm):
     cfg = zoo_config("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml", f"MODEL.RESNETS.NORM={norm}")
     model = build_model(adapter.with_data_resnet(cfg))
-    DetectionCheckpointer(model).load(str(backbone_file))
+    DetectionCheckpointer(model).load(f"{backbone_file}{BY_NAME_ENDINGS}")
     expected = expected_in_detector(backbone_file, "backbone.bottom_up.", None)
     after = model.state_dict()
     for name, value in expected.items():
@@ -319,9 +319,9 @@ def test_fpn_detector_gets_every_backbone_weight(backbone_file, norm):
 
 def test_a_copied_model_reads_backbone_files_too(backbone_file):
     model = copy.deepcopy(build_model(voc_config()))
-    DetectionCheckpointer(model).load(str(backbone_file))
+    DetectionCheckpointer(model).load(f"{backbone_file}{BY_NAME_ENDINGS}")
     stored = torch.load(backbone_file, weights_only=True)
-    assert torch.equal(model.roi_heads.res5[1].conv2.weight, stored["layer4.1.conv2.weight"])
+    assert torch.equal(model.roi_heads.res5.layer4[1].conv2.weight, stored["layer4.1.conv2.weight"])
 
 
 def test_detector_checkpoint_passes_untouched(tmp_path):
@@ -338,7 +338,7 @@ def test_the_classifier_of_an_imagenet_file_is_left_over_and_named(backbone_file
     torch.save({**weights, "fc.weight": torch.zeros(10, 128)}, tmp_path / "imagenet.pth")
     model = build_model(voc_config())
     with caplog.at_level("WARNING"):
-        DetectionCheckpointer(model).load(str(tmp_path / "imagenet.pth"))
+        DetectionCheckpointer(model).load(f"{tmp_path / 'imagenet.pth'}{BY_NAME_ENDINGS}")
     assert torch.equal(model.backbone.conv1.weight, weights["conv1.weight"])
     assert "fc" in caplog.text
 
@@ -352,20 +352,49 @@ def damaged(weights: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tenso
 
 
 @pytest.mark.parametrize("how", ["missing", "unexpected", "of another shape"])
-def test_a_file_that_matches_in_part_is_refused(backbone_file, tmp_path, how):
-    weights = damaged(torch.load(backbone_file, weights_only=True), how)
-    torch.save(weights, tmp_path / "damaged.pth")
-    model = build_model(voc_config())
-    before = copy.deepcopy(model.state_dict())
-    with pytest.raises(UserError, match=f"1 {how} .layer"):
-        DetectionCheckpointer(model).load(str(tmp_path / "damaged.pth"))
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+@pytest.mark.parametrize(
+    "name", ["PascalVOC-Detection/faster_rcnn_R_50_C4.yaml", "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"]
+)
+def test_a_file_that_matches_in_part_is_refused(backbone_file, tmp_path, name, how):
+    torch.save(damaged(torch.load(backbone_file, weights_only=True), how), tmp_path / "damaged.pth")
+    model = build_model(adapter.with_data_resnet(zoo_config(name)))
+    with pytest.raises(UserError, match=f"are not the backbone {SMALL}: 1 {how} .layer") as caught:
+        DetectionCheckpointer(model).load(f"{tmp_path / 'damaged.pth'}{BY_NAME_ENDINGS}")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=f"damaged.pth does not hold the backbone {SMALL}: 1 {how} .layer"):
+        require_start(tmp_path / "damaged.pth", model, "the detector")
+
+
+def test_a_file_that_detectron2_is_not_told_to_match_is_refused_with_what_to_add(backbone_file):
+    for model in (build_model(voc_config()), adapter.Res5Stage(SMALL)):
+        with pytest.raises(UserError, match=r"none of the weights .* where \?matching_heuristics=True follows its name"):
+            DetectionCheckpointer(torch.nn.ModuleDict({"detector": model})).load(str(backbone_file))
 
 
 def test_weights_of_another_architecture_are_refused(backbone_file):
-    wider = build_model(voc_config(arch=Arch.parse("d1-2-1-3_w8-16-16-24-48")))
+    wider = build_model(voc_config(arch=Arch.parse("d1-2-1-2_w8-16-16-32-32")))
+    with pytest.raises(UserError, match=r"of another shape .layer3.0.conv1.weight"):
+        DetectionCheckpointer(wider).load(f"{backbone_file}{BY_NAME_ENDINGS}")
+    deeper = build_model(voc_config(arch=Arch.parse("d1-2-1-3_w8-16-16-24-48")))
     with pytest.raises(UserError, match=r"15 missing .layer4.*35 of another shape .layer4"):
-        DetectionCheckpointer(wider).load(str(backbone_file))
+        require_start(backbone_file, deeper, "the detector")
+    # The norms of the block that the file lacks could be the stem's by their names.
+    with pytest.raises(ValueError, match="Cannot match one checkpoint key to multiple keys"):
+        DetectionCheckpointer(deeper).load(f"{backbone_file}{BY_NAME_ENDINGS}")
+
+
+def test_a_detector_checkpoint_that_lacks_a_weight_of_the_backbone_is_refused(tmp_path):
+    model = build_model(voc_config())
+    weights = {name: value for name, value in model.state_dict().items() if not name.endswith("layer4.1.conv2.weight")}
+    torch.save({"model": weights}, tmp_path / "model.pth")
+    with pytest.raises(UserError, match=r"1 missing .layer4.1.conv2.weight"):
+        DetectionCheckpointer(model).load(str(tmp_path / "model.pth"))
+
+
+def test_importing_the_adapter_watches_no_modules():
+    hooks = ("_global_module_registration_hooks", "_global_forward_hooks", "_global_parameter_registration_hooks")
+    assert not any(getattr(torch.nn.modules.module, name) for name in hooks)
+    assert not torch.nn.Sequential(adapter.DATAResNet(SMALL))._load_state_dict_pre_hooks
 
 
 def test_batch_norm_statistics_do_not_vanish_in_group_norms(tmp_path):
@@ -373,14 +402,14 @@ def test_batch_norm_statistics_do_not_vanish_in_group_norms(tmp_path):
     save_backbone(tmp_path, PlainDATAResNet(arch))
     model = build_model(voc_config("MODEL.RESNETS.NORM=GN", arch=arch))
     with pytest.raises(UserError, match=r"unexpected .*running_mean"):
-        DetectionCheckpointer(model).load(str(tmp_path / PTH_FILE))
+        DetectionCheckpointer(model).load(f"{tmp_path / PTH_FILE}{BY_NAME_ENDINGS}")
 
 
 def test_files_are_checked_before_training(backbone_file, tmp_path):
     model = build_model(voc_config())
-    require_start(backbone_file, model, "the detector")
+    assert require_start(backbone_file, model, "the detector") == f"{backbone_file}{BY_NAME_ENDINGS}"
     torch.save({"model": model.state_dict(), "iteration": 3}, tmp_path / "whole.pth")
-    require_start(tmp_path / "whole.pth", model, "the detector")
+    assert require_start(tmp_path / "whole.pth", model, "the detector") == str(tmp_path / "whole.pth")
     require_detector(tmp_path / "whole.pth", model, "the detector")
     with pytest.raises(UserError, match="does not hold the detector"):
         require_detector(backbone_file, model, "the detector")
@@ -397,15 +426,17 @@ def test_files_are_checked_before_training(backbone_file, tmp_path):
 
 
 def test_recipe_reads_as_published():
-    cfg = adapter.load_config("faster_rcnn_c4_voc", [], None)
-    assert adapter.input_format(cfg) == InputFormat.imagenet()
-    assert adapter.taps(cfg) == ("C5",)
+    config = load("faster_rcnn_c4_voc")
+    assert config.input_format == InputFormat.imagenet()
+    assert config.taps == ("C5",)
+    cfg = config.cfg
     assert Arch.parse(cfg.MODEL.DATA_RESNET.ARCH) == Arch.resnet50()
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.WARMUP_ITERS) == (24000, (18000, 22000), 100)
     assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR) == (16, 0.02)
     assert (cfg.MODEL.BACKBONE.FREEZE_AT, cfg.MODEL.RESNETS.NORM, cfg.TEST.PRECISE_BN.ENABLED) == (0, "SyncBN", True)
 
 
+@pytest.mark.filterwarnings("ignore:DATAResNet takes the place")
 @pytest.mark.parametrize(
     ("name", "taps"),
     [
@@ -417,26 +448,24 @@ def test_recipe_reads_as_published():
     ],
 )
 def test_taps_are_what_the_model_reads(name, taps):
-    config = zoo_config(name)
-    assert adapter.taps(config) == taps
-    assert adapter.taps(adapter.with_data_resnet(config)) == taps
+    assert load(name).taps == taps
 
 
 def test_input_format_of_detectron2s_own_configs_is_another():
-    config = zoo_config("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
-    assert adapter.input_format(config) == InputFormat("BGR", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0))
+    found = load("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml").input_format
+    assert found == InputFormat("BGR", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0))
     with pytest.raises(UserError, match="BGR"):
-        InputFormat.imagenet().require(adapter.input_format(config), "the config")
+        InputFormat.imagenet().require(found, "the config")
 
 
-def test_written_config_trains_the_network_as_it_is(tmp_path, backbone_file):
+def test_written_config_trains_the_network_as_it_is(backbone_file):
     path = backbone_file.with_name("faster_rcnn_c4_voc.yaml")
-    config = adapter.load_config("faster_rcnn_c4_voc", ["SOLVER.MAX_ITER=7"], None)
-    adapter.write_config(config, SMALL, backbone_file, path)
-    assert config.MODEL.WEIGHTS == ""
+    config = load("faster_rcnn_c4_voc", "SOLVER.MAX_ITER=7")
+    config.write(SMALL, backbone_file, path)
+    assert config.cfg.MODEL.WEIGHTS == ""
     cfg = get_cfg()
     cfg.merge_from_file(str(path))
-    assert cfg == adapter.load_config(str(path), [], None)
+    assert cfg == load(str(path)).cfg
     assert Arch.parse(cfg.MODEL.DATA_RESNET.ARCH) == SMALL
     assert cfg.SOLVER.MAX_ITER == 7
     cfg.MODEL.DEVICE = "cpu"
@@ -444,29 +473,28 @@ def test_written_config_trains_the_network_as_it_is(tmp_path, backbone_file):
     DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     stored = torch.load(backbone_file, weights_only=True)
     assert torch.equal(model.backbone.layer3[0].conv1.weight, stored["layer3.0.conv1.weight"])
+    assert torch.equal(model.roi_heads.res5.layer4[0].conv1.weight, stored["layer4.0.conv1.weight"])
 
 
 def test_written_config_of_a_stock_detector_has_our_backbone(tmp_path):
     path = tmp_path / "retinanet.yaml"
-    adapter.write_config(
-        zoo_config("COCO-Detection/retinanet_R_50_FPN_1x.yaml"), SMALL, tmp_path / "backbone.pth", path
-    )
-    assert isinstance(build_backbone(adapter.load_config(str(path), [], None)).bottom_up, adapter.DATAResNet)
+    load("COCO-Detection/retinanet_R_50_FPN_1x.yaml").write(SMALL, tmp_path / "backbone.pth", path)
+    assert isinstance(build_backbone(load(str(path)).cfg).bottom_up, adapter.DATAResNet)
 
 
 @pytest.mark.parametrize(
-    ("config", "options", "words"),
+    ("options", "words"),
     [
-        ("faster_rcnn_c5", [], "known names: .*faster_rcnn_c4_voc"),
-        ("faster_rcnn_c4_voc", ["SOLVER.MAX_ITERS=3"], "MAX_ITERS"),
-        ("faster_rcnn_c4_voc", ["SOLVER.MAX_ITER"], "KEY=VALUE"),
-        ("faster_rcnn_c4_voc", ["SOLVER.MAX_ITER=many"], "many"),
-        ("faster_rcnn_c4_voc", ["MODEL.DATA_RESNET.ARCH=resnet50"], "resnet50"),
+        (["SOLVER.MAX_ITERS=3"], "cannot use the option 'SOLVER.MAX_ITERS=3' .*Non-existent"),
+        (["SOLVER.MAX_ITER"], "KEY=VALUE"),
+        (["SEED=1", "SOLVER.MAX_ITER=many", "SEED=2"], "cannot use the option 'SOLVER.MAX_ITER=many' "),
+        (["MODEL.DATA_RESNET.ARCH=resnet50"], "resnet50"),
     ],
 )
-def test_wrong_names_and_options_are_refused(config, options, words):
-    with pytest.raises(UserError, match=words):
-        adapter.load_config(config, options, None)
+def test_wrong_options_are_refused(options, words):
+    with pytest.raises(UserError, match=words) as caught:
+        DETECTRON2.open("faster_rcnn_c4_voc", options)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -482,18 +510,19 @@ def test_a_file_that_is_no_config_is_refused(tmp_path, text):
     path = tmp_path / "config.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match="is not a config that detectron2 can read"):
-        adapter.load_config(str(path), [], None)
+        load(str(path))
 
 
 # Data roots
 
 
 def test_data_root_is_used_and_a_missing_year_is_said(drawn_voc):
+    before = MetadataCatalog.get("voc_2007_trainval").dirname
     with pytest.warns(UserWarning, match="has no VOC2012, so training uses voc_2007_trainval alone"):
-        cfg = adapter.load_config("faster_rcnn_c4_voc", [], drawn_voc)
-    assert cfg.DATASETS.TRAIN == ("voc_2007_trainval",)
-    assert MetadataCatalog.get("voc_2007_test").dirname == str(drawn_voc / "VOC2007")
-    assert MetadataCatalog.get("voc_2007_test").evaluator_type == "pascal_voc"
+        config = load("faster_rcnn_c4_voc", root=drawn_voc)
+    assert config.cfg.DATASETS.TRAIN == ("voc_2007_trainval",)
+    assert len(config.images()) == 8
+    assert MetadataCatalog.get("voc_2007_trainval").dirname == before, "reading a config changes nothing else"
 
 
 def test_both_years_are_used_where_they_are(drawn_voc, tmp_path):
@@ -501,17 +530,17 @@ def test_both_years_are_used_where_they_are(drawn_voc, tmp_path):
         shutil.copytree(drawn_voc / "VOC2007", tmp_path / "VOCdevkit" / f"VOC{year}")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        cfg = adapter.load_config("faster_rcnn_c4_voc", [], tmp_path)
-    assert cfg.DATASETS.TRAIN == ("voc_2007_trainval", "voc_2012_trainval")
-    assert len(adapter.image_batches(cfg, None, 1, 0)) == 16
+        config = load("faster_rcnn_c4_voc", root=tmp_path)
+    assert config.cfg.DATASETS.TRAIN == ("voc_2007_trainval", "voc_2012_trainval")
+    assert len(config.images()) == 16
 
 
 def test_wrong_data_roots_are_refused(tmp_path, drawn_voc):
     with pytest.raises(UserError, match="is not a folder"):
-        adapter.load_config("faster_rcnn_c4_voc", [], tmp_path / "absent")
+        load("faster_rcnn_c4_voc", root=tmp_path / "absent")
     with pytest.raises(UserError, match="VOC layout"):
-        adapter.load_config("faster_rcnn_c4_voc", [], tmp_path)
-    with pytest.raises(UserError, match="no VOC2012"):
-        adapter.load_config("faster_rcnn_c4_voc", ["DATASETS.TRAIN=('voc_2012_trainval',)"], drawn_voc)
+        load("faster_rcnn_c4_voc", root=tmp_path)
+    with pytest.raises(UserError, match=r"VOC2012 is missing, .* voc_2012_trainval"):
+        load("faster_rcnn_c4_voc", "DATASETS.TRAIN=('voc_2012_trainval',)", root=drawn_voc)
     with pytest.raises(UserError, match="DETECTRON2_DATASETS"):
-        adapter.load_config("faster_rcnn_c4_voc", ["DATASETS.TRAIN=('lvis_v1_train',)"], drawn_voc)
+        load("faster_rcnn_c4_voc", "DATASETS.TRAIN=('lvis_v1_train',)", root=drawn_voc)
