@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,8 @@ from data_plugin import Arch, SearchSpace, UserError
 from data_plugin.backbones import DATAResNet, DynamicResNet
 from data_plugin.backbones import detectron2 as adapter
 from data_plugin.backbones.detectron2.cityscapes import InstanceEvaluator, require_cityscapesscripts
+from data_plugin.backbones.detectron2.datasets import below
+from data_plugin.frameworks.registry import DETECTRON2
 from data_plugin.images.input_format import InputFormat
 from data_plugin.supernet.backbone_files import PTH_FILE, save_backbone
 from data_plugin.supernet.checkpoint import Supernet, SupernetInfo, save_supernet
@@ -113,9 +116,9 @@ def test_search_then_finetune(cityscapes: Path, tmp_path: Path, capsys) -> None:
 
 
 def test_objects_are_those_of_the_label_images(cityscapes: Path) -> None:
-    cfg = load(cityscapes.parent)  # the folder that holds a folder cityscapes
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        for record in DatasetCatalog.get(name):
+    for data_set in below(cityscapes.parent, load(cityscapes).cfg):  # the folder that holds a folder cityscapes
+        data_set.register()
+        for record in DatasetCatalog.get(data_set.name):
             assert sorted(each["category_id"] for each in record["annotations"] if not each["iscrowd"]) == list(
                 range(8)
             )
@@ -125,7 +128,8 @@ def test_objects_are_those_of_the_label_images(cityscapes: Path) -> None:
 
 def test_perfect_masks_score_a_hundred(cityscapes: Path, tmp_path: Path, monkeypatch) -> None:
     save_backbone(tmp_path / "b", DATAResNet(Arch.parse("d1-1-1-1_w8-8-8-8-16")))
-    cfg = load(cityscapes, f"MODEL.WEIGHTS={tmp_path / 'b' / PTH_FILE}", "MODEL.DATA_RESNET.ARCH=d1-1-1-1_w8-8-8-8-16")
+    weights = f"MODEL.WEIGHTS={tmp_path / 'b' / PTH_FILE}"
+    config = load(cityscapes, weights, "MODEL.DATA_RESNET.ARCH=d1-1-1-1_w8-8-8-8-16")
     classes = {each.id: index for index, each in enumerate(instance_labels())}
 
     def oracle(self, batched_inputs, *_, **__):
@@ -143,12 +147,13 @@ def test_perfect_masks_score_a_hundred(cityscapes: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(GeneralizedRCNN, "inference", oracle)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    assert adapter.finetune(cfg, tmp_path / "out") == pytest.approx({"mask AP": 100, "mask AP50": 100})
+    assert config.finetune(tmp_path / "out") == pytest.approx({"mask AP": 100, "mask AP50": 100})
     assert not list(Path().iterdir())
 
 
-def load(root: Path, *options: str):
-    return adapter.load_config("mask_rcnn_fpn_cityscapes", [*QUICK, "MODEL.DEVICE=cpu", *options], root)
+def load(root: Path, *options: str) -> adapter.Detectron2Config:
+    path = DETECTRON2.configs.find("mask_rcnn_fpn_cityscapes")
+    return adapter.Detectron2Config(path, [*QUICK, "MODEL.DEVICE=cpu", *options], root)
 
 
 def label_image(image: str) -> str:
@@ -186,7 +191,7 @@ print("found", sorted(found["segm"]))
 def test_written_config_trains_in_a_script_that_knows_detectron2_alone(cityscapes: Path, tmp_path: Path) -> None:
     arch = Arch.parse("d1-1-1-1_w8-8-8-8-16")
     save_backbone(tmp_path / "b", DATAResNet(arch))
-    adapter.write_config(load(cityscapes), arch, tmp_path / "b" / PTH_FILE, tmp_path / "winner.yaml")
+    load(cityscapes).write(arch, tmp_path / "b" / PTH_FILE, tmp_path / "winner.yaml")
     done = subprocess.run(
         [
             sys.executable,
@@ -226,13 +231,16 @@ def test_wrong_data_roots_are_refused(cityscapes: Path, tmp_path: Path) -> None:
         load(tmp_path)
     (tmp_path / "leftImg8bit").symlink_to(cityscapes / "leftImg8bit")
     (tmp_path / "gtFine" / "train").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"gtFine/val of the data set cityscapes_fine_instance_seg_val is missing"):
+        load(tmp_path).finetune(tmp_path / "out")
+    shutil.copytree(cityscapes / "gtFine" / "val", tmp_path / "gtFine" / "val")
     with pytest.raises(UserError, match=r"cannot be read from .*leftImg8bit/train: .*instanceIds.png"):
-        adapter.image_batches(load(tmp_path), None, 1, 0)
+        load(tmp_path).finetune(tmp_path / "out")
 
 
 def test_labels_beyond_the_class_count_are_refused(cityscapes: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has an object of class \d.*NUM_CLASSES is 3; .* needs 8"):
-        adapter.finetune(load(cityscapes, "MODEL.ROI_HEADS.NUM_CLASSES=3"), tmp_path / "out")
+        load(cityscapes, "MODEL.ROI_HEADS.NUM_CLASSES=3").finetune(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

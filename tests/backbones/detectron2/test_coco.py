@@ -31,6 +31,8 @@ from data_plugin import Arch, UserError
 from data_plugin.backbones import DATAResNet
 from data_plugin.backbones import detectron2 as adapter
 from data_plugin.backbones.detectron2 import lazy_with_data_resnet
+from data_plugin.backbones.detectron2.datasets import below
+from data_plugin.frameworks.registry import DETECTRON2
 from data_plugin.images.voc import CLASSES
 from data_plugin.supernet.backbone_files import PTH_FILE, save_backbone
 
@@ -56,8 +58,8 @@ QUICK = [
 ]
 
 
-def load(root: Path | None, *options: str, name: str = "mask_rcnn_fpn_coco") -> CfgNode:
-    return adapter.load_config(name, [*QUICK, *options], root)
+def load(root: Path | None, *options: str, name: str = "mask_rcnn_fpn_coco") -> adapter.Detectron2Config:
+    return adapter.Detectron2Config(DETECTRON2.configs.find(name), [*QUICK, *options], root)
 
 
 CATEGORIES = [{"id": each["id"], "name": each["name"]} for each in COCO_CATEGORIES if each["isthing"]]
@@ -128,8 +130,8 @@ def backbone(tmp_path) -> Path:
     return tmp_path / "backbone" / PTH_FILE
 
 
-def rewrite(root: Path, split: str, change) -> Path:
-    path = root / "annotations" / f"instances_{split}.json"
+def rewrite(root: Path, split: str, change, kind: str = "instances") -> Path:
+    path = root / "annotations" / f"{kind}_{split}.json"
     contents = json.loads(path.read_text())
     change(contents)
     path.write_text(json.dumps(contents))
@@ -140,23 +142,22 @@ def rewrite(root: Path, split: str, change) -> Path:
 
 
 @pytest.mark.parametrize("below", ["", "coco"])
-def test_data_root_is_used(drawn_coco, tmp_path, below):
+def test_data_root_is_used(drawn_coco, backbone, tmp_path, below):
     root = shutil.copytree(drawn_coco, tmp_path / "data" / below)
-    cfg = load(tmp_path / "data")
+    images = load(tmp_path / "data", f"MODEL.WEIGHTS={backbone}").images()
+    assert set(images.names) == {path.name for path in (root / "train2017").iterdir()}
+
+
+def test_categories_are_those_of_the_file(own_coco, tmp_path):
+    for split in ("train2017", "val2017"):
+        rewrite(own_coco, split, lambda it: it.update(annotations=[], categories=[{"id": 5, "name": "own"}]))
+    refused("has no object in", load(own_coco), tmp_path / "out")
     metadata = MetadataCatalog.get("coco_2017_train")
+    assert metadata.thing_classes == ["own"]
     assert (metadata.json_file, metadata.image_root) == (
-        str(root / "annotations" / "instances_train2017.json"),
-        str(root / "train2017"),
+        str(own_coco / "annotations" / "instances_train2017.json"),
+        str(own_coco / "train2017"),
     )
-    batches = adapter.image_batches(cfg, None, 8, 0)
-    assert set(next(iter(batches)).names) == {path.name for path in (root / "train2017").iterdir()}
-    assert list(metadata.thing_classes) == [category["name"] for category in CATEGORIES]
-
-
-def test_categories_are_those_of_the_file(own_coco):
-    rewrite(own_coco, "train2017", lambda it: it.update(annotations=[], categories=[{"id": 5, "name": "own"}]))
-    next(iter(adapter.image_batches(load(own_coco), 1, 1, 0)))
-    assert MetadataCatalog.get("coco_2017_train").thing_classes == ["own"]
 
 
 def test_keypoints_keep_their_names(drawn_coco, tmp_path):
@@ -164,8 +165,10 @@ def test_keypoints_keep_their_names(drawn_coco, tmp_path):
     for split in ("train2017", "val2017"):
         path = root / "annotations" / f"instances_{split}.json"
         path.rename(path.with_name(f"person_keypoints_{split}.json"))
+        rewrite(root, split, lambda it: it.update(annotations=[]), kind="person_keypoints")
     before = MetadataCatalog.get("keypoints_coco_2017_train").keypoint_names
-    load(root, "DATASETS.TRAIN=('keypoints_coco_2017_train',)", "DATASETS.TEST=('keypoints_coco_2017_val',)")
+    names = ["DATASETS.TRAIN=('keypoints_coco_2017_train',)", "DATASETS.TEST=('keypoints_coco_2017_val',)"]
+    refused("has no object in", load(root, *names), tmp_path / "out")
     assert MetadataCatalog.get("keypoints_coco_2017_train").keypoint_names == before
     assert MetadataCatalog.get("keypoints_coco_2017_train").image_root == str(root / "train2017")
 
@@ -177,32 +180,21 @@ def test_wrong_data_roots_are_refused(own_coco, tmp_path, drawn_voc):
         load(drawn_voc)
     with pytest.raises(UserError, match=r"'coco_2017_train_panoptic_stuffonly'; .*DETECTRON2_DATASETS"):
         load(own_coco, name="Misc/semantic_R_50_FPN_1x.yaml")
+    with pytest.raises(UserError, match="'coco_2014_val_100' is not a data set"):
+        load(own_coco, "DATASETS.TRAIN=('coco_2014_val_100',)")
     (own_coco / "annotations" / "instances_val2017.json").unlink()
-    before = MetadataCatalog.get("coco_2017_train").json_file
-    with pytest.raises(UserError, match=r"instances_val2017.json is missing, .* coco_2017_val"):
+    refused(r"instances_val2017.json of the data set coco_2017_val is missing", load(own_coco), tmp_path / "out")
+    shutil.rmtree(own_coco / "train2017")
+    with pytest.raises(UserError, match=r"train2017 is missing, which the data set coco_2017_train needs"):
         load(own_coco)
-    assert MetadataCatalog.get("coco_2017_train").json_file == before
-
-
-def test_cityscapes_without_its_data_or_package_is_refused(tmp_path, monkeypatch):
-    cfg = load(None, name="mask_rcnn_fpn_cityscapes")
-    with pytest.raises(UserError, match=r"leftImg8bit/train.* is missing; .*DETECTRON2_DATASETS"):
-        adapter.image_batches(cfg, None, 1, 0)
-    for name in ("cityscapes_fine_instance_seg_train", "cityscapes_fine_instance_seg_val"):
-        MetadataCatalog.pop(name)
-        MetadataCatalog.get(name).set(image_dir=str(tmp_path), gt_dir=str(tmp_path), evaluator_type="cityscapes")
-    for name in [name for name in sys.modules if "cityscapesscripts" in name]:
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match=r"needs a package that is not installed .*cityscapesscripts"):
-        adapter.image_batches(cfg, None, 1, 0)
 
 
 # Labels
 
 
-def refused(words: str, cfg: CfgNode, out: Path, **options) -> None:
+def refused(words: str, config: adapter.Detectron2Config, out: Path, **options) -> None:
     with pytest.raises(UserError, match=words) as caught:
-        adapter.finetune(cfg, out, **options)
+        config.finetune(out, **options)
     assert "\n" not in str(caught.value)
     assert not out.exists()
 
@@ -249,32 +241,13 @@ def test_a_truncated_file_is_refused(own_coco, backbone, tmp_path):
 
 @pytest.mark.parametrize("split", ["TRAIN", "TEST"])
 def test_no_data_set_is_refused(split, drawn_coco, backbone, tmp_path):
-    cfg = load(drawn_coco, f"MODEL.WEIGHTS={backbone}", f"DATASETS.{split}=()")
-    refused("names no data set", cfg, tmp_path / "out")
+    config = load(drawn_coco, f"MODEL.WEIGHTS={backbone}", f"DATASETS.{split}=()")
+    refused("names no data set", config, tmp_path / "out")
 
 
 def test_models_that_are_no_detectors_are_refused(drawn_coco, tmp_path):
-    cfg = load(drawn_coco, "DATASETS.TRAIN=('coco_2017_train',)", name="COCO-Detection/rpn_R_50_FPN_1x")
-    refused("META_ARCHITECTURE is ProposalNetwork.*train_net.py", cfg, tmp_path / "out")
-
-
-# Images
-
-
-def test_images_of_a_semantic_segmenter_are_normalised_as_it_does(drawn_coco, monkeypatch):
-    options = ["DATASETS.TRAIN=('coco_2017_train',)", "DATASETS.TEST=('coco_2017_val',)"]
-    cfg = load(drawn_coco, *options, name="Misc/semantic_R_50_FPN_1x.yaml")
-    batch = next(iter(adapter.image_batches(cfg, None, 2, 0)))
-
-    from detectron2.data import DatasetMapper
-    from detectron2.modeling import build_model
-
-    model, seen = build_model(cfg).eval(), []
-    monkeypatch.setattr(model.backbone, "forward", lambda images: seen.append(images) or 1 / 0)
-    mapper = DatasetMapper(cfg, is_train=False)
-    with pytest.raises(ZeroDivisionError):
-        model([mapper(record) for record in DatasetCatalog.get("coco_2017_train")[:2]])
-    assert torch.equal(batch.images, seen[0])
+    config = load(drawn_coco, "DATASETS.TRAIN=('coco_2017_train',)", name="COCO-Detection/rpn_R_50_FPN_1x")
+    refused("META_ARCHITECTURE is ProposalNetwork.*train_net.py", config, tmp_path / "out")
 
 
 # Training
@@ -289,9 +262,9 @@ MASKS = {"mask AP", "mask AP50", "mask AP75"}
 )
 def test_finetune_and_evaluate(name, figures, drawn_coco, backbone, tmp_path):
     out = tmp_path / "out"
-    adapter.write_config(load(drawn_coco, name=name), SMALL, backbone, tmp_path / "winner.yaml")
-    cfg = adapter.load_config(str(tmp_path / "winner.yaml"), [], drawn_coco)
-    found = adapter.finetune(cfg, out)
+    load(drawn_coco, name=name).write(SMALL, backbone, tmp_path / "winner.yaml")
+    config = adapter.Detectron2Config(tmp_path / "winner.yaml", [], drawn_coco)
+    found = config.finetune(out)
     assert set(found) == figures
     assert all(0 <= value <= 100 for value in found.values())
     trained = torch.load(out / "model_final.pth", weights_only=True)
@@ -299,12 +272,13 @@ def test_finetune_and_evaluate(name, figures, drawn_coco, backbone, tmp_path):
     moved = trained["model"]["backbone.bottom_up.layer4.0.conv2.weight"]
     moved = (moved - torch.load(backbone, weights_only=True)["layer4.0.conv2.weight"]).abs()
     assert 0 < moved.max() < 0.1, "training has to start from the backbone's weights"
-    assert adapter.finetune(cfg, out, eval_only=True) == found
+    assert config.finetune(out, eval_only=True) == found
 
 
 def test_a_detector_that_detects_nothing_has_no_precision(drawn_coco, backbone, tmp_path):
-    cfg = load(drawn_coco, f"MODEL.WEIGHTS={backbone}", "SOLVER.MAX_ITER=1", "MODEL.ROI_HEADS.SCORE_THRESH_TEST=1.0")
-    assert adapter.finetune(cfg, tmp_path / "out") == dict.fromkeys(BOXES | MASKS, 0.0)
+    nothing = ["SOLVER.MAX_ITER=1", "MODEL.ROI_HEADS.SCORE_THRESH_TEST=1.0"]
+    config = load(drawn_coco, f"MODEL.WEIGHTS={backbone}", *nothing)
+    assert config.finetune(tmp_path / "out") == dict.fromkeys(BOXES | MASKS, 0.0)
 
 
 def test_figures_are_those_of_the_evaluator(drawn_coco, backbone, tmp_path, monkeypatch):
@@ -313,14 +287,15 @@ def test_figures_are_those_of_the_evaluator(drawn_coco, backbone, tmp_path, monk
     from detectron2.modeling import GeneralizedRCNN
     from detectron2.structures import BitMasks, Instances
 
-    cfg = load(drawn_coco, f"MODEL.WEIGHTS={backbone}", "SOLVER.MAX_ITER=1", "INPUT.RANDOM_FLIP=none")
-    records = {record["image_id"]: record for record in DatasetCatalog.get("coco_2017_val")}
+    config = load(drawn_coco, f"MODEL.WEIGHTS={backbone}", "SOLVER.MAX_ITER=1", "INPUT.RANDOM_FLIP=none")
+    val = (str(drawn_coco / "annotations" / "instances_val2017.json"), str(drawn_coco / "val2017"))
+    records = {record["image_id"]: record for record in load_coco_json(*val, "coco_2017_val")}
 
     def oracle(self, batched_inputs, *_, **__):
         results = []
         for item in batched_inputs:
             record = records[item["image_id"]]
-            labels = DatasetMapper(full_size(cfg, record), is_train=True)(record)["instances"]
+            labels = DatasetMapper(full_size(config.cfg, record), is_train=True)(record)["instances"]
             found = Instances(labels.image_size)
             found.pred_boxes, found.pred_classes = labels.gt_boxes, labels.gt_classes
             found.pred_masks = BitMasks.from_polygon_masks(labels.gt_masks, *labels.image_size).tensor
@@ -329,7 +304,7 @@ def test_figures_are_those_of_the_evaluator(drawn_coco, backbone, tmp_path, monk
         return results
 
     monkeypatch.setattr(GeneralizedRCNN, "inference", oracle)
-    assert adapter.finetune(cfg, tmp_path / "out") == pytest.approx(dict.fromkeys(BOXES | MASKS, 100.0), abs=2)
+    assert config.finetune(tmp_path / "out") == pytest.approx(dict.fromkeys(BOXES | MASKS, 100.0), abs=2)
 
 
 def full_size(config: CfgNode, record: dict) -> CfgNode:
@@ -350,7 +325,7 @@ def full_size(config: CfgNode, record: dict) -> CfgNode:
 )
 def test_written_configs_of_stuff_train_with_detectron2s_own_trainer(name, losses, drawn_stuff, backbone, tmp_path):
     own = ["DATASETS.TRAIN=('drawn_stuff',)", "DATASETS.TEST=('drawn_stuff',)", "MODEL.SEM_SEG_HEAD.NUM_CLASSES=2"]
-    adapter.write_config(load(None, *own, name=name), SMALL, backbone, tmp_path / "winner.yaml")
+    load(None, *own, name=name).write(SMALL, backbone, tmp_path / "winner.yaml")
     cfg = get_cfg()
     cfg.merge_from_file(str(tmp_path / "winner.yaml"))
     cfg.OUTPUT_DIR = str(tmp_path / "out")
@@ -368,7 +343,8 @@ def test_written_configs_of_stuff_train_with_detectron2s_own_trainer(name, losse
 
 
 def test_lazy_config_trains_as_with_detectron2s_own_tool(drawn_coco, backbone, tmp_path):
-    load(drawn_coco)  # puts the drawn images in the place of COCO's
+    for data_set in below(drawn_coco, load(None).cfg):
+        data_set.register()
     cfg = lazy_with_data_resnet(model_zoo.get_config("new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ.py"), SMALL, backbone)
     cfg.model.roi_heads.batch_size_per_image = 16
     cfg.model.proposal_generator.post_nms_topk = (50, 10)
@@ -427,7 +403,7 @@ cfg.merge_from_file(sys.argv[1])
 cfg.merge_from_list(sys.argv[2:])
 trainer = DefaultTrainer(cfg)
 trainer.resume_or_load()
-stored = torch.load(cfg.MODEL.WEIGHTS)
+stored = torch.load(cfg.MODEL.WEIGHTS.partition("?")[0])
 assert torch.equal(trainer.model.backbone.bottom_up.layer4[0].conv2.weight, stored["layer4.0.conv2.weight"])
 trainer.train()
 results = DefaultTrainer.test(cfg, trainer.model, COCOEvaluator("coco_2017_val", output_dir=cfg.OUTPUT_DIR))
@@ -440,7 +416,7 @@ print("masks", tuple(found["instances"].pred_masks.shape))
 
 @pytest.mark.slow
 def test_written_config_trains_in_a_script_that_knows_detectron2_alone(drawn_coco, backbone, tmp_path):
-    adapter.write_config(load(drawn_coco), SMALL, backbone, tmp_path / "winner.yaml")
+    load(drawn_coco).write(SMALL, backbone, tmp_path / "winner.yaml")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "coco").symlink_to(drawn_coco)
     done = subprocess.run(

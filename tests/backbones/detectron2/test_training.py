@@ -1,4 +1,4 @@
-"""detectron2's loader and trainer under the adapter, on a few drawn images."""
+"""detectron2's trainer under the adapter, on a few drawn images."""
 
 import json
 import os
@@ -13,13 +13,10 @@ import torch
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
-from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
-from detectron2.modeling import build_model
-
 from data_plugin import Arch, UserError
 from data_plugin.backbones import DATAResNet
 from data_plugin.backbones import detectron2 as adapter
+from data_plugin.frameworks.registry import DETECTRON2
 from data_plugin.supernet.backbone_files import PTH_FILE, save_backbone
 
 SMALL = Arch.parse("d1-1-1-1_w8-8-8-8-8")
@@ -38,14 +35,10 @@ QUICK = [
 ]
 
 
-def load(root: Path, *options: str) -> CfgNode:
+def load(root: Path, *options: str, name: str = "faster_rcnn_c4_voc") -> adapter.Detectron2Config:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*VOC2012")
-        return adapter.load_config("faster_rcnn_c4_voc", [*QUICK, *options], root)
-
-
-def load_elsewhere(train: str) -> CfgNode:
-    return adapter.load_config("faster_rcnn_c4_voc", [*QUICK, f"DATASETS.TRAIN={train}"], None)
+        return adapter.Detectron2Config(DETECTRON2.configs.find(name), [*QUICK, *options], root)
 
 
 @pytest.fixture
@@ -60,119 +53,29 @@ def backbone(tmp_path) -> Path:
     return tmp_path / "backbone" / PTH_FILE
 
 
-# Images
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_images_are_those_of_detectron2s_mapper_and_model(drawn_voc, workers):
-    cfg = load(drawn_voc, "INPUT.MIN_SIZE_TEST=90", f"DATALOADER.NUM_WORKERS={workers}")
-    mapper, model = DatasetMapper(cfg, is_train=False), build_model(cfg)
-    records = DatasetCatalog.get("voc_2007_trainval")
-    batches = list(adapter.image_batches(cfg, None, 3, 0))
-    assert [len(batch.names) for batch in batches] == [3, 3, 2]
-    assert [name for batch in batches for name in batch.names] == [f"{record['image_id']}.jpg" for record in records]
-    for index, batch in enumerate(batches):
-        expected = model.preprocess_image([mapper(record) for record in records[3 * index : 3 * index + 3]])
-        assert torch.equal(batch.images, expected.tensor)
-        assert list(batch.sizes) == list(expected.image_sizes)
-
-
-def test_images_of_several_sizes_are_padded_at_the_right_and_bottom(own_voc):
-    from PIL import Image
-
-    photograph = next((own_voc / "VOC2007" / "JPEGImages").glob("0*.jpg"))
-    Image.open(photograph).rotate(90, expand=True).save(photograph)
-    annotation = own_voc / "VOC2007" / "Annotations" / f"{photograph.stem}.xml"
-    text = annotation.read_text().replace("<width>160", "<width>120", 1).replace("<height>120", "<height>160", 1)
-    annotation.write_text(text)
-    (batch,) = adapter.image_batches(load(own_voc), None, 8, 0)
-    turned = batch.names.index(photograph.name)
-    assert batch.sizes[turned] == (85, 64)
-    assert batch.images.shape[-2:] == (85, 85)
-    assert batch.images[turned, :, :, 64:].abs().sum() == 0
-
-
-def test_a_draw_is_reproducible_and_iterates_again(drawn_voc):
-    cfg = load(drawn_voc)
-    batches = adapter.image_batches(cfg, 4, 2, seed=3)
-    first, again = list(batches), list(batches)
-    assert len(batches) == len(first) == 2
-    assert all(torch.equal(a.images, b.images) for a, b in zip(first, again, strict=True))
-
-    def names(seed: int) -> list[str]:
-        return [name for batch in adapter.image_batches(cfg, 4, 2, seed) for name in batch.names]
-
-    assert names(3) == [name for batch in first for name in batch.names]
-    assert len(set(names(3))) == 4
-    assert len({tuple(names(seed)) for seed in range(4)}) > 1
-
-
-def test_more_images_than_there_are_gives_all_and_says_so(drawn_voc):
-    with pytest.warns(UserWarning, match="9 images were asked for, the data set has 8"):
-        batches = adapter.image_batches(load(drawn_voc), 9, 8, 0)
-    assert len(next(iter(batches)).names) == 8
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_image_is_named(own_voc, workers):
-    photograph = sorted((own_voc / "VOC2007" / "JPEGImages").glob("0*.jpg"))[2]
-    photograph.write_bytes(photograph.read_bytes()[:200])
-    batches = adapter.image_batches(load(own_voc, f"DATALOADER.NUM_WORKERS={workers}"), None, 4, 0)
-    with pytest.raises(UserError, match=f"{photograph.name} cannot be read") as caught:
-        list(batches)
-    assert "\n" not in str(caught.value)
-
-
-def test_missing_files_and_wrong_numbers_are_refused(own_voc, tmp_path):
-    cfg = load(own_voc)
-    with pytest.raises(UserError, match="0 images"):
-        adapter.image_batches(cfg, 0, 1, 0)
-    with pytest.raises(UserError, match="batches of 0"):
-        adapter.image_batches(cfg, 1, 0, 0)
-    DatasetCatalog.register("moved_away", list)
-    MetadataCatalog.get("moved_away").set(json_file=str(tmp_path / "absent.json"))
-    with pytest.raises(UserError, match=r"absent\.json of the data set moved_away is missing"):
-        adapter.image_batches(load_elsewhere("('moved_away',)"), None, 1, 0)
-    DatasetCatalog.remove("moved_away")
-    MetadataCatalog.remove("moved_away")
-    with pytest.raises(UserError, match="'voc_1999' is not a data set"):
-        adapter.image_batches(load_elsewhere("('voc_1999',)"), None, 1, 0)
-    with pytest.raises(UserError, match="names no data set"):
-        adapter.image_batches(load_elsewhere("()"), None, 1, 0)
-    photograph = next((own_voc / "VOC2007" / "JPEGImages").glob("0*.jpg"))
-    photograph.unlink()
-    with pytest.raises(UserError, match=photograph.name):
-        adapter.image_batches(cfg, None, 1, 0)
-    shutil.rmtree(own_voc)
-    with pytest.raises(UserError, match="DETECTRON2_DATASETS"):
-        adapter.image_batches(cfg, None, 1, 0)
-
-
 # Training
 
 
 def test_finetune_evaluate_and_resume(drawn_voc, backbone, tmp_path):
     out = tmp_path / "out"
-    config = tmp_path / "winner.yaml"
-    adapter.write_config(load(drawn_voc), SMALL, backbone, config)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*VOC2012")
-        cfg = adapter.load_config(str(config), [], drawn_voc)
-    figures = adapter.finetune(cfg, out)
+    load(drawn_voc).write(SMALL, backbone, tmp_path / "winner.yaml")
+    config, begun = load(drawn_voc, name=str(tmp_path / "winner.yaml")), []
+    figures = config.finetune(out, began=lambda: begun.append(sorted(path.name for path in out.glob("*.pth"))))
+    assert begun == [[]], "told once, before the end"
     assert set(figures) == {"AP", "AP50", "AP75"}
     assert all(0 <= value <= 100 for value in figures.values())
     assert (out / "log.txt").is_file()
     trained = torch.load(out / "model_final.pth", weights_only=True)
     assert trained["iteration"] == 1
     start = torch.load(backbone, weights_only=True)["layer4.0.conv2.weight"]
-    moved = (trained["model"]["roi_heads.res5.0.conv2.weight"] - start).abs()
+    moved = (trained["model"]["roi_heads.res5.layer4.0.conv2.weight"] - start).abs()
     assert 0 < moved.max() < 0.1, "training has to start from the backbone's weights"
 
-    assert adapter.finetune(cfg, out, eval_only=True) == figures
-    assert adapter.finetune(cfg, tmp_path / "elsewhere", eval_only=True, weights=out / "model_final.pth") == figures
+    assert config.finetune(out, eval_only=True, began=lambda: begun.append([])) == figures
+    assert len(begun) == 2
+    assert config.finetune(tmp_path / "elsewhere", eval_only=True, weights=out / "model_final.pth") == figures
 
-    cfg.SOLVER.MAX_ITER = 3
-    adapter.finetune(cfg, out, resume=True)
+    load(drawn_voc, "SOLVER.MAX_ITER=3", name=str(tmp_path / "winner.yaml")).finetune(out, resume=True)
     resumed = torch.load(out / "model_final.pth", weights_only=True)
     assert resumed["iteration"] == 2
     assert resumed["trainer"]["hooks"]["LRScheduler"]["last_epoch"] == 3
@@ -192,9 +95,9 @@ cfg.merge_from_file(sys.argv[1])
 cfg.merge_from_list(sys.argv[2:])
 trainer = DefaultTrainer(cfg)
 trainer.resume_or_load()
-stored = torch.load(cfg.MODEL.WEIGHTS)
+stored = torch.load(cfg.MODEL.WEIGHTS.partition("?")[0])
 assert torch.equal(trainer.model.backbone.layer3[0].conv2.weight, stored["layer3.0.conv2.weight"])
-assert torch.equal(trainer.model.roi_heads.res5[0].conv2.weight, stored["layer4.0.conv2.weight"])
+assert torch.equal(trainer.model.roi_heads.res5.layer4[0].conv2.weight, stored["layer4.0.conv2.weight"])
 trainer.train()
 DefaultTrainer.test(cfg, trainer.model, PascalVOCDetectionEvaluator("voc_2007_test"))
 cfg.MODEL.WEIGHTS = cfg.OUTPUT_DIR + "/model_final.pth"
@@ -205,7 +108,7 @@ print("detections", len(found["instances"]))
 
 @pytest.mark.slow
 def test_written_config_trains_in_a_script_that_knows_detectron2_alone(drawn_voc, backbone, tmp_path):
-    adapter.write_config(load(drawn_voc), SMALL, backbone, tmp_path / "winner.yaml")
+    load(drawn_voc).write(SMALL, backbone, tmp_path / "winner.yaml")
     done = subprocess.run(
         [sys.executable, "-c", STOCK_SCRIPT, str(tmp_path / "winner.yaml"), "OUTPUT_DIR", str(tmp_path)],
         env={**os.environ, "DETECTRON2_DATASETS": str(drawn_voc)},
@@ -219,12 +122,12 @@ def test_written_config_trains_in_a_script_that_knows_detectron2_alone(drawn_voc
 
 def test_training_from_random_weights_is_said(drawn_voc, tmp_path):
     with pytest.warns(UserWarning, match="random weights"):
-        adapter.finetune(load(drawn_voc, "SOLVER.MAX_ITER=1"), tmp_path / "out")
+        load(drawn_voc, "SOLVER.MAX_ITER=1").finetune(tmp_path / "out")
 
 
-def refused(words: str, cfg: CfgNode, out: Path, **options) -> None:
+def refused(words: str, config: adapter.Detectron2Config, out: Path, **options) -> None:
     with pytest.raises(UserError, match=words) as caught:
-        adapter.finetune(cfg, out, **options)
+        config.finetune(out, **options)
     assert "\n" not in str(caught.value)
     assert not out.exists()
 
@@ -262,8 +165,7 @@ RANK_SCRIPT = """
 import json, sys
 from pathlib import Path
 from torch import distributed
-from data_plugin.backbones import detectron2 as adapter
-from data_plugin.backbones.detectron2.finetune import Trainer
+from data_plugin.backbones.detectron2 import Detectron2Config, Trainer
 
 seen, train = {}, Trainer.train
 def watched(self):
@@ -273,15 +175,15 @@ def watched(self):
     seen["weights"] = [float(p.detach().double().sum()) for p in wrapper.parameters()]
 Trainer.train = watched
 out = Path(sys.argv[2])
-cfg = adapter.load_config(sys.argv[1], sys.argv[4:], Path(sys.argv[3]))
-seen["figures"] = adapter.finetune(cfg, out)
+config = Detectron2Config(Path(sys.argv[1]), sys.argv[4:], Path(sys.argv[3]))
+seen["figures"] = config.finetune(out)
 (out / f"rank{distributed.get_rank()}.json").write_text(json.dumps(seen))
 """
 
 
 @pytest.mark.slow
 def test_two_processes_on_the_cpu_hold_the_same_weights_and_figures(drawn_voc, backbone, tmp_path):
-    adapter.write_config(load(drawn_voc), SMALL, backbone, tmp_path / "winner.yaml")
+    load(drawn_voc).write(SMALL, backbone, tmp_path / "winner.yaml")
     (tmp_path / "train.py").write_text(RANK_SCRIPT)
     ran = torchrun(2, tmp_path / "train.py", tmp_path / "winner.yaml", tmp_path / "out", drawn_voc)
     assert ran.returncode == 0, ran.stderr[-3000:]
@@ -307,10 +209,10 @@ def torchrun(count: int, *command: str | Path) -> subprocess.CompletedProcess[st
 def test_images_that_cannot_be_shared_out_evenly_are_refused(drawn_voc, backbone, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "0")
-    cfg = load(drawn_voc, f"MODEL.WEIGHTS={backbone}", "SOLVER.IMS_PER_BATCH=3")
-    refused(r"IMS_PER_BATCH is 3, but 2 processes share it; give a multiple of 2", cfg, tmp_path / "out")
+    config = load(drawn_voc, f"MODEL.WEIGHTS={backbone}", "SOLVER.IMS_PER_BATCH=3")
+    refused(r"IMS_PER_BATCH is 3, but 2 processes share it; give a multiple of 2", config, tmp_path / "out")
 
 
 def test_mixed_precision_without_a_gpu_is_refused(drawn_voc, backbone, tmp_path):
-    cfg = load(drawn_voc, f"MODEL.WEIGHTS={backbone}", "SOLVER.AMP.ENABLED=True")
-    refused("SOLVER.AMP.ENABLED is True, and detectron2 trains in mixed precision on GPUs only", cfg, tmp_path / "out")
+    words = "SOLVER.AMP.ENABLED is True, and detectron2 trains in mixed precision on GPUs only"
+    refused(words, load(drawn_voc, f"MODEL.WEIGHTS={backbone}", "SOLVER.AMP.ENABLED=True"), tmp_path / "out")

@@ -19,8 +19,9 @@ from omegaconf import OmegaConf
 from data_plugin import Arch, UserError
 from data_plugin.backbones import DATAResNet as PlainDATAResNet
 from data_plugin.backbones import detectron2 as adapter
-from data_plugin.frameworks.framework import load_adapter
+from data_plugin.frameworks.registry import DETECTRON2, find_framework
 from data_plugin.images.input_format import InputFormat
+from data_plugin.space.resolution import Resolution
 from data_plugin.supernet.backbone_files import PTH_FILE, save_backbone
 
 pytestmark = pytest.mark.filterwarnings("ignore:DATAResNet takes the place")
@@ -44,8 +45,12 @@ RECIPES = [
 FPN_RECIPES = RECIPES[1:]
 
 
+def opened(name: str, *options: str) -> adapter.Detectron2Config:
+    return adapter.Detectron2Config(DETECTRON2.configs.find(name), options)
+
+
 def load(name: str, *options: str) -> CfgNode:
-    return adapter.load_config(name, [*QUICK, *options], None)
+    return opened(name, *QUICK, *options).cfg
 
 
 def learn(model: torch.nn.Module, inputs: list[dict]) -> dict[str, float]:
@@ -97,11 +102,13 @@ def test_pyramid_and_heads_have_synchronised_batch_norm(name):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_share_what_the_papers_fix(name):
-    cfg = adapter.load_config(name, [], None)
-    assert adapter.input_format(cfg) == InputFormat.imagenet()
+    config = opened(name)
+    cfg = config.cfg
+    assert config.input_format == InputFormat.imagenet()
     assert Arch.parse(cfg.MODEL.DATA_RESNET.ARCH) == Arch.resnet50()
     assert (cfg.MODEL.BACKBONE.FREEZE_AT, cfg.MODEL.RESNETS.NORM, cfg.TEST.PRECISE_BN.ENABLED) == (0, "SyncBN", True)
     assert not cfg.MODEL.WEIGHTS
+    assert cfg.SEED == 0
 
 
 @pytest.mark.parametrize(
@@ -133,9 +140,9 @@ def test_recipes_share_what_the_papers_fix(name):
     ],
 )
 def test_recipe_differs_from_detectron2s_own_where_it_says(name, stock, changed):
-    ours = _flat(adapter.load_config(name, [], None))
+    ours = _flat(opened(name).cfg)
     theirs = _flat(adapter.with_data_resnet(model_zoo.get_config(stock)))
-    everywhere = {"MODEL.BACKBONE.FREEZE_AT", "INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"}
+    everywhere = {"MODEL.BACKBONE.FREEZE_AT", "INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "SEED"}
     assert {key for key in ours if ours[key] != theirs[key]} == changed | everywhere
 
 
@@ -149,19 +156,19 @@ def _flat(node: CfgNode, prefix: str = "") -> dict[str, object]:
 
 
 def test_one_times_schedule():
-    cfg = adapter.load_config("mask_rcnn_fpn_coco", [], None)
+    cfg = opened("mask_rcnn_fpn_coco").cfg
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS) == (90000, (60000, 80000))
     assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR) == (16, 0.02)
 
 
 @pytest.mark.parametrize("name", FPN_RECIPES)
 def test_written_recipe_reads_back_whole(name, tmp_path):
-    config = adapter.load_config(name, ["SOLVER.MAX_ITER=7"], None)
-    adapter.write_config(config, SMALL, tmp_path / "backbone.pth", tmp_path / "winner.yaml")
-    again = adapter.load_config(str(tmp_path / "winner.yaml"), [], None)
-    changed = {key for key, value in _flat(again).items() if value != _flat(config)[key]}
+    config = opened(name, "SOLVER.MAX_ITER=7")
+    config.write(SMALL, tmp_path / "backbone.pth", tmp_path / "winner.yaml")
+    again = opened(str(tmp_path / "winner.yaml"))
+    changed = {key for key, value in _flat(again.cfg).items() if value != _flat(config.cfg)[key]}
     assert changed == {"MODEL.DATA_RESNET.ARCH", "MODEL.WEIGHTS"}
-    assert adapter.taps(again) == adapter.taps(config)
+    assert again.taps == config.taps
 
 
 # detectron2's own configs
@@ -181,11 +188,11 @@ def test_written_recipe_reads_back_whole(name, tmp_path):
     ],
 )
 def test_zoo_names_are_known_and_their_models_have_our_backbone(detector_inputs, name, taps):
-    cfg = load(name, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS=1")
-    model = build_model(cfg)
+    config = opened(name, *QUICK, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS=1")
+    model = build_model(config.cfg)
     assert isinstance(bottom_up(model), adapter.DATAResNet)
-    assert adapter.taps(cfg) == taps
-    assert cfg.MODEL.WEIGHTS == ""
+    assert config.taps == taps
+    assert config.cfg.MODEL.WEIGHTS == ""
     inputs = detector_inputs()
     for item in inputs:
         height, width = item["image"].shape[-2:]
@@ -209,14 +216,14 @@ def _keypoints(instances):
 
 def test_dilated_c5_keeps_stride_16():
     with pytest.warns(UserWarning, match="takes the place"):
-        cfg = load("COCO-Detection/faster_rcnn_R_50_DC5_1x.yaml")
-    assert bottom_up(build_model(cfg)).output_shape()["res5"].stride == 16
-    assert adapter.strides_and_dilations(cfg) == {"strides": (1, 2, 2, 1), "dilations": (1, 1, 1, 2)}
+        config = opened("COCO-Detection/faster_rcnn_R_50_DC5_1x.yaml", *QUICK)
+    assert bottom_up(build_model(config.cfg)).output_shape()["res5"].stride == 16
+    assert config.resolution == Resolution(strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2))
 
 
 def test_the_resnet_keeps_its_depth_and_what_is_left_out_is_said():
     with pytest.warns(UserWarning, match=r"stride moves .* MODEL.WEIGHTS detectron2://\S+R-101.pkl.* left out"):
-        cfg = adapter.load_config("COCO-Detection/faster_rcnn_R_101_FPN_3x.yaml", [], None)
+        cfg = opened("COCO-Detection/faster_rcnn_R_101_FPN_3x.yaml").cfg
     assert Arch.parse(cfg.MODEL.DATA_RESNET.ARCH) == Arch(stem=64, width=(64, 128, 256, 512), depth=(3, 4, 23, 3))
     assert not cfg.MODEL.RESNETS.STRIDE_IN_1X1
 
@@ -228,7 +235,7 @@ def test_weights_of_ones_own_stay():
 
 
 def test_the_zoo_tells_the_framework():
-    assert load_adapter(None, "COCO-Detection/retinanet_R_50_FPN_1x", ("mmdet", "detectron2"))[0] == "detectron2"
+    assert find_framework(None, "COCO-Detection/retinanet_R_50_FPN_1x", "detection") is DETECTRON2
 
 
 @pytest.mark.parametrize(
@@ -236,7 +243,6 @@ def test_the_zoo_tells_the_framework():
     [
         ("mask_rcnn_R_50_FPN_1x", [], "several configs .*LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"),
         ("COCO-Detection/faster_rcnn_R_50_FNP_1x", [], "faster_rcnn_R_50_FPN_1x"),
-        ("COCO-Detection/retinanet_R_50_FPN_1x.py", [], "LazyConfig"),
         ("COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x.yaml", [], "NUM_GROUPS is 32"),
         ("Misc/mask_rcnn_R_50_FPN_1x_dconv_c3-c5.yaml", [], "DEFORM_ON_PER_STAGE"),
         ("Misc/mask_rcnn_R_50_FPN_3x_gn.yaml", [], "NORM is 'GN'.* batch norm"),
@@ -247,8 +253,14 @@ def test_the_zoo_tells_the_framework():
 )
 def test_what_a_plain_network_cannot_stand_for_is_refused(name, options, words):
     with pytest.raises(UserError, match=words) as caught:
-        adapter.load_config(name, options, None)
+        opened(name, *options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_lazy_config_is_no_config_of_the_tools(tmp_path):
+    (tmp_path / "lazy.py").touch()
+    with pytest.raises(UserError, match=r"lazy\.py is a LazyConfig, .*lazy_with_data_resnet"):
+        opened(str(tmp_path / "lazy.py"))
 
 
 def test_what_refusals_advise_works():
@@ -256,9 +268,9 @@ def test_what_refusals_advise_works():
     mean, std = InputFormat.imagenet().mean, InputFormat.imagenet().std
     advice += [f"MODEL.PIXEL_MEAN={list(mean)}", f"MODEL.PIXEL_STD={list(std)}"]
     with pytest.warns(UserWarning, match="takes the place"):
-        cfg = adapter.load_config("COCO-Detection/rpn_R_50_FPN_1x.yaml", advice, None)
-    assert Arch.parse(cfg.MODEL.DATA_RESNET.ARCH) == Arch.resnet50()
-    InputFormat.imagenet().require(adapter.input_format(cfg), "the config")
+        config = opened("COCO-Detection/rpn_R_50_FPN_1x.yaml", *advice)
+    assert Arch.parse(config.cfg.MODEL.DATA_RESNET.ARCH) == Arch.resnet50()
+    InputFormat.imagenet().require(config.input_format, "the config")
 
 
 # LazyConfigs
