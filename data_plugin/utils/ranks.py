@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -16,12 +17,16 @@ from data_plugin.utils.errors import UserError
 
 T = TypeVar("T")
 
+PATIENCE = timedelta(days=30)
+"""How long a process waits for the others: some finish their share of a search hours before the last one does."""
+
 
 @contextmanager
 def joined_ranks() -> Iterator[None]:
     """For the time of a ``with``, join the processes that torchrun or SLURM started; alone there is nothing to join.
 
-    What is exchanged are small Python objects, so the processes talk over gloo whatever device they compute on.
+    What is exchanged are small Python objects, so the processes talk over gloo whatever device they compute on. They
+    wait for each other for up to :data:`PATIENCE`.
 
     Raises:
         UserError: if SLURM's list of nodes cannot be read.
@@ -31,7 +36,7 @@ def joined_ranks() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", timeout=PATIENCE)
     try:
         yield
     finally:

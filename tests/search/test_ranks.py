@@ -1,5 +1,6 @@
 import os
 import socket
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,8 @@ def test_slurm_tasks_become_ranks(monkeypatch, tmp_path):
         monkeypatch.setenv(f"SLURM_{name}", value)
     joined: list[str] = []
 
-    def init_process_group(backend: str) -> None:
+    def init_process_group(backend: str, timeout: timedelta) -> None:
+        assert timeout > timedelta(days=7), "the slowest process of a search may be days behind"
         joined.extend([backend, *(os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK"))])
 
     monkeypatch.setattr("torch.distributed.init_process_group", init_process_group)
