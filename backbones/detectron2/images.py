@@ -13,6 +13,7 @@ from detectron2.data import DatasetMapper
 from detectron2.modeling import build_model
 from detectron2.structures import ImageList
 from PIL import Image
+from torch import nn
 
 from data_plugin.backbones.detectron2.datasets import Record
 from data_plugin.images.batch import ImageSource, LoadedImage
@@ -31,9 +32,7 @@ class ModelInputs(ImageSource):
         super().__init__([file.name for file in files], workers=min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1))
         self._files = files
         self._mapper = DatasetMapper(cfg, is_train=False)
-        on_cpu = cfg.clone()
-        on_cpu.MODEL.DEVICE = "cpu"  # where the processes that read images work
-        self._model = build_model(on_cpu).eval()
+        self._model = _without_weights(cfg)
 
     def __getitem__(self, index: int) -> LoadedImage:
         """See :meth:`ImageSource.__getitem__`."""
@@ -49,6 +48,17 @@ class ModelInputs(ImageSource):
             images = _preprocess(self._model, [item])
         ((height, width),) = images.image_sizes
         return LoadedImage(images.tensor[0], (int(height), int(width)))
+
+
+def _without_weights(cfg: CfgNode) -> nn.Module:
+    """The config's model for its preprocessing alone, which has no use for weights."""
+    shape_only = cfg.clone()
+    shape_only.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(shape_only).eval()
+    for name, values in (("pixel_mean", cfg.MODEL.PIXEL_MEAN), ("pixel_std", cfg.MODEL.PIXEL_STD)):
+        setattr(model, name, torch.tensor(values).view(-1, 1, 1))
+    return model
 
 
 def _preprocess(model: Any, inputs: Sequence[Record]) -> ImageList:

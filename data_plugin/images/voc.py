@@ -82,11 +82,6 @@ def check_voc(root: Path, year: str, split: str) -> int:
     return len(names)
 
 
-def present_years(root: Path, years: Sequence[str]) -> list[str]:
-    """Those of ``years`` whose folder exists below ``root``, in the given order."""
-    return [year for year in years if (root / f"VOC{year}").is_dir()]
-
-
 def _check_classes(annotation: Path, names: Sequence[str]) -> None:
     for name in names:
         if name not in CLASSES:

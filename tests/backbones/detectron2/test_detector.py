@@ -367,9 +367,7 @@ def test_a_file_that_matches_in_part_is_refused(backbone_file, tmp_path, name, h
 
 def test_a_file_that_detectron2_is_not_told_to_match_is_refused_with_what_to_add(backbone_file):
     for model in (build_model(voc_config()), adapter.Res5Stage(SMALL)):
-        with pytest.raises(
-            UserError, match=r"none of the weights .* \?matching_heuristics=True follows its name"
-        ):
+        with pytest.raises(UserError, match=r"none of the weights .* \?matching_heuristics=True follows its name"):
             DetectionCheckpointer(torch.nn.ModuleDict({"detector": model})).load(str(backbone_file))
 
 
