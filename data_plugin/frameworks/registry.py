@@ -15,7 +15,7 @@ DETECTRON2 = Framework(
     configs=ConfigNames("detectron2", ending=".yaml", zoo="model_zoo/configs"),
     input_keys="INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD",
     adapter="data_plugin.backbones.detectron2.config:Detectron2Config",
-    backbone_places={"backbone.": "", "backbone.bottom_up.": "", "roi_heads.res5.": "layer4."},
+    backbone_places={"backbone.": "", "backbone.bottom_up.": "", "roi_heads.res5.": ""},
 )
 
 MMDET = Framework(

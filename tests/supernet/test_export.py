@@ -45,7 +45,7 @@ def renamed(network: DATAResNet, backbone: str, head: str | None, layer4: str) -
         ("state_dict", "backbone.", "roi_head.shared_head.", "layer4."),
         ("model", "backbone.", None, ""),
         ("model", "backbone.bottom_up.", None, ""),
-        ("model", "backbone.", "roi_heads.res5.", ""),
+        ("model", "backbone.", "roi_heads.res5.", "layer4."),
         (None, "", None, ""),
     ],
 )
