@@ -172,13 +172,15 @@ class Detectron2:
         from detectron2.modeling import build_model
 
         from data_plugin.backbones import detectron2 as adapter
+        from data_plugin.frameworks.registry import DETECTRON2
 
         stock = model_zoo.get_config(name)
         stock.MODEL.DEVICE = "cpu"
         if stock.MODEL.RESNETS.NUM_GROUPS > 1:
             _require_refusal(lambda: adapter.with_data_resnet(stock))
             raise NotTried(OTHER, "ResNeXt")
-        config = adapter.load_config(name, [f"MODEL.DATA_RESNET.ARCH={arch}", "MODEL.DEVICE=cpu"], None)
+        options = [f"MODEL.DATA_RESNET.ARCH={arch}", "MODEL.DEVICE=cpu"]
+        config = adapter.Detectron2Config(DETECTRON2.configs.find(name), options).cfg
         model = _hash(config.MODEL)
         for each in (config, stock):
             each.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = REGIONS
