@@ -81,7 +81,7 @@ class COCO(DataSet):
     def images(self) -> list[Path]:
         """The images that the file lists; where there is no such file, all of the folder, with a warning."""
         if not self.json_file.is_file():
-            images = [self.folder / name for name in ImageFolder(self.folder).names]
+            images = _all_images(self.folder)
             warnings.warn(
                 f"{self.json_file} is missing: all {len(images)} images of {self.folder} are taken", stacklevel=3
             )
@@ -108,7 +108,7 @@ class Cityscapes(DataSet):
 
     def images(self) -> list[Path]:
         """The images of all cities."""
-        return sorted(self.folder.glob("*/*_leftImg8bit.png"))
+        return _all_images(self.folder)
 
     def register(self) -> None:
         """See :meth:`DataSet.register`."""
@@ -279,6 +279,10 @@ def _leave_out_absent_years(cfg: CfgNode, absent: Sequence[VOC]) -> None:
             stacklevel=4,
         )
         cfg.DATASETS.TRAIN = remaining
+
+
+def _all_images(folder: Path) -> list[Path]:
+    return [folder / name for name in ImageFolder(folder).names]
 
 
 def _require_there(path: Path, name: str) -> None:
