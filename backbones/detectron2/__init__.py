@@ -1,9 +1,9 @@
-"""detectron2: importing this registers the networks and their config node, for any detectron2 script.
+"""detectron2: importing this registers the networks and their config node, so that any detectron2 script can use them.
 
 ``MODEL.BACKBONE.NAME`` gets ``DATAResNet`` and its FPN builders, ``MODEL.ROI_HEADS.NAME`` gets ``DATARes5ROIHeads``,
-every config gets a node ``MODEL.DATA_RESNET``, and ``MODEL.WEIGHTS`` takes a file in torchvision's names, as detectron2
-wants such files named: ``backbone.pth?matching_heuristics=True``. LazyConfigs take ``L(DATAResNet)(arch=...)`` as it
-is; :func:`lazy_with_data_resnet` puts it into one of detectron2's own.
+and every config gets a node ``MODEL.DATA_RESNET``. ``MODEL.WEIGHTS`` takes a file in torchvision's names, given as
+detectron2 wants such files: ``backbone.pth?matching_heuristics=True``. LazyConfigs take ``L(DATAResNet)(arch=...)`` as
+it is; :func:`lazy_with_data_resnet` puts it into one of detectron2's own.
 """
 
 from detectron2.config.defaults import _C as _DEFAULTS
