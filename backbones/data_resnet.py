@@ -62,7 +62,7 @@ class DATAResNet(nn.Module):
         if not -1 <= frozen_stages <= num_stages:
             raise UserError(f"frozen_stages is {frozen_stages}; with {num_stages} stages expected -1 to {num_stages}")
         self.arch = Arch.parse(arch)
-        self.out_indices = tuple(out_indices)
+        self.out_indices = tuple(sorted(set(out_indices)))
         self.num_stages = num_stages
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
@@ -78,6 +78,7 @@ class DATAResNet(nn.Module):
             )
             self.add_module(f"layer{index + 1}", stage)
             incoming = self.arch.out_channels[index]
+        self._returned = {f"layer{index + 1}": index in self.out_indices for index in range(num_stages)}
         initialise(self)
         if zero_init_residual:
             for module in self.modules():
@@ -85,15 +86,26 @@ class DATAResNet(nn.Module):
                     nn.init.zeros_(module.bn3.weight)  # type: ignore[arg-type]
         freeze_stages(self, frozen_stages)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map images (N, 3, H, W) to the feature maps named by ``out_indices``, in that order of depth."""
+    # Without a return type: TorchScript knows none for tuples of any length, and finds out how long this one is.
+    def forward(self, x: Tensor):  # type: ignore[no-untyped-def]
+        """Map images (N, 3, H, W) to a tuple of the feature maps named by ``out_indices``, in that order of depth."""
+        maps = self.feature_maps(x)
+        returned = ()
+        for position, _ in enumerate(self.out_indices):
+            returned = (*returned, maps[position])  # type: ignore[assignment]
+        return returned
+
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        """What :meth:`forward` returns, as a list: for subclasses that return it in another form."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        features = []
-        for index in range(self.num_stages):
-            x = self.get_submodule(f"layer{index + 1}")(x)
-            if index in self.out_indices:
-                features.append(x)
-        return tuple(features)
+        maps: list[Tensor] = []
+        # TorchScript can walk over all children, but not look up one whose name is put together.
+        for name, child in self.named_children():
+            if name in self._returned:
+                x = child(x)
+                if self._returned[name]:
+                    maps.append(x)
+        return maps
 
     def train(self, mode: bool = True) -> DATAResNet:
         """Set training or evaluation mode; frozen stages, and with ``norm_eval`` all norms, stay in evaluation."""
