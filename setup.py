@@ -23,7 +23,7 @@ DETECTRON2 = [
 CITYSCAPES = ["cityscapesscripts==2.3.0", "shapely"]  # what detectron2 reads and evaluates Cityscapes with
 PRETRAIN = ["lightly==1.6.0", "lightning==2.6.6", "torchmetrics==1.9.*", "tensorboard", "torchvision"]
 GPU_VIEWS = ["kornia"]
-EXPORT = ["onnx"]
+EXPORT = ["onnx", "onnxscript"]
 DEV = ["onnxruntime", "pytest", "ruff", "mypy", "fvcore", "torchvision", "build"]
 
 packages = ["data_plugin", *(f"data_plugin.{name}" for name in find_packages("data_plugin"))]
