@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 from torch import Tensor, nn
 
 from data_plugin.backbones.bottleneck import Bottleneck, Norm, initialise, make_stage
 from data_plugin.backbones.freezing import freeze_norm_statistics, freeze_stages
+from data_plugin.backbones.pretrained import read_pretrained
 from data_plugin.space.arch import STAGES, Arch
 from data_plugin.space.cost import STRIDES
 from data_plugin.utils.errors import UserError
@@ -85,6 +87,27 @@ class DATAResNet(nn.Module):
                 if isinstance(module, Bottleneck):
                     nn.init.zeros_(module.bn3.weight)  # type: ignore[arg-type]
         freeze_stages(self, frozen_stages)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> Self:
+        """A network with the weights that a search found or that were taken out of a fine-tuned model.
+
+        Args:
+            source: a winner's folder, or a ``.safetensors`` or ``.pth`` file of weights in torchvision's names. Its
+                architecture is the one in ``arch.json`` beside it, else in the file's header, else that of the weights.
+            options: further arguments of the class.
+
+        Returns:
+            The network in evaluation mode, on the CPU.
+
+        Raises:
+            UserError: if there are no weights, they cannot be read safely, are not finite, or are not exactly those of
+                the network; stages that the options leave out may be in the file.
+        """
+        pretrained = read_pretrained(Path(source))
+        network = cls(pretrained.arch, **options)
+        pretrained.load_into(network, left_out=[f"layer{index + 1}" for index in range(network.num_stages, STAGES)])
+        return network.eval()
 
     # Without a return type: TorchScript knows none for tuples of any length, and finds out how long this one is.
     def forward(self, x: Tensor):  # type: ignore[no-untyped-def]

@@ -94,7 +94,7 @@ def content_hash(tensors: Mapping[str, Tensor], text: str = "") -> str:
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
         digest.update(f"{json.dumps([name, str(value.dtype), list(value.shape)])}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
