@@ -6,6 +6,7 @@ import torch
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 from detectron2.layers import FrozenBatchNorm2d
+from torch.nn import GroupNorm
 
 from data_plugin import Arch, UserError
 from data_plugin.backbones import DATAResNet as PlainDATAResNet
@@ -51,6 +52,6 @@ def test_a_winner_is_loaded_with_the_options_of_the_class(network, tmp_path, opt
 
 def test_weights_that_the_network_has_no_place_for_are_refused(network, tmp_path):
     with pytest.raises(UserError, match=r"backbone.safetensors does not hold the weights of .* unexpected"):
-        DATAResNet.from_pretrained(tmp_path, norm="GN", out_features=["res5"])
+        DATAResNet.from_pretrained(tmp_path, norm=lambda channels: GroupNorm(2, channels))
     with pytest.raises(UserError, match="out_features is"):
         DATAResNet.from_pretrained(tmp_path, out_features=["res6"])
