@@ -161,6 +161,7 @@ def pretrain(
     run = _Run(
         space,
         recipe,
+        processes=_processes(recipe),
         steps=max(1, recipe.epochs * len(images) // batch) if steps is None else steps,
         seed=seed,
         images=len(images),
@@ -168,7 +169,6 @@ def pretrain(
         accumulate=accumulate,
         precision=precision,
         views_on=views_on,
-        processes=_processes(recipe),
     )
     start = _resumed_step(out / CHECKPOINT, run.to_json()) if resume else 0
     unreadable = Unreadable(len(images) // 1_000 if max_unreadable is None else max_unreadable, len(images))
@@ -198,6 +198,8 @@ class _Run:
 
     space: SearchSpace
     recipe: Recipe
+    processes: int | None
+    """How many, where this decides the result."""
     steps: int
     seed: int
     images: int
@@ -205,23 +207,9 @@ class _Run:
     accumulate: int
     precision: str
     views_on: str
-    processes: int | None
-    """How many, where this decides the result."""
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "space": self.space.to_json(), "recipe": self.recipe.to_json()}
-
-
-def _processes(recipe: Recipe) -> int | None:
-    if recipe.norm_statistics == "synced":
-        return None
-    devices, nodes = launched_ranks()
-    if devices * nodes == 1:
-        raise UserError(
-            "norm_statistics is 'shuffled', which shuffles images over processes, and there is one; start several with "
-            "torchrun or srun, or leave it at 'synced'"
-        )
-    return devices * nodes
 
 
 def _checkpoints(out: Path, every: int) -> Callback:
@@ -341,6 +329,18 @@ def _accelerator(device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("there is no CUDA device that torch can use; expected one for device 'cuda', or use 'cpu'")
     return "gpu" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _processes(recipe: Recipe) -> int | None:
+    if recipe.norm_statistics == "synced":
+        return None
+    devices, nodes = launched_ranks()
+    if devices * nodes == 1:
+        raise UserError(
+            "norm_statistics is 'shuffled', which shuffles images over processes, and there is one; start several with "
+            "torchrun or srun, or leave it at 'synced'"
+        )
+    return devices * nodes
 
 
 def _strategy(processes: int, accelerator: str) -> str | DDPStrategy:

@@ -79,17 +79,6 @@ class Method(nn.Module, ABC):
     def loss(self, predictions: Any, targets: Any) -> Tensor:
         """How far one query network is from the step's targets: a number, averaged over the images."""
 
-    def reordered(self, targets: Any, reorder: Callable[[Tensor], Tensor]) -> Any:
-        """The targets of the same images in another order.
-
-        Here every tensor in them is taken to be (N, ...), with an entry for each image; a method with others overrides.
-
-        Args:
-            targets: what :meth:`targets` returned: a tensor, or lists, tuples or mappings of them.
-            reorder: brings the images of a tensor (N, ...) into the other order, together with all processes.
-        """
-        return apply_to_collection(targets, Tensor, reorder)
-
     def embed_query(self, query_map: Tensor) -> Tensor:
         """The student's z (N, dim) of DATA's Eq. 3, which is to be like the teacher's.
 
@@ -109,6 +98,17 @@ class Method(nn.Module, ABC):
     def remember(self, targets: Any) -> None:
         """Keep what later steps need of this one, once all its losses are computed."""
         del targets
+
+    def reordered(self, targets: Any, reorder: Callable[[Tensor], Tensor]) -> Any:
+        """The targets of the same images in another order.
+
+        Here every tensor in them is taken to be (N, ...), with an entry for each image; a method with others overrides.
+
+        Args:
+            targets: what :meth:`targets` returned: a tensor, or lists, tuples or mappings of them.
+            reorder: brings the images of a tensor (N, ...) into the other order, together with all processes.
+        """
+        return apply_to_collection(targets, Tensor, reorder)
 
     def health(self, predictions: Any, targets: Any) -> Mapping[str, Tensor]:
         """Numbers to log beside the loss: whether features collapse, whether the largest network learns."""
