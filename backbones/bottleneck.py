@@ -55,10 +55,11 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, 4 * width, H / stride, W / stride)."""
-        if self.with_cp and torch.is_grad_enabled() and x.requires_grad:
-            out = checkpoint(self._residual, x, use_reentrant=False)
-        else:
+        # TorchScript does not know checkpoint; of this condition it leaves out what it knows to be of no use.
+        if torch.jit.is_scripting() or not recomputes(self.with_cp, x):
             out = self._residual(x)
+        else:
+            out = checkpoint(self._residual, x, use_reentrant=False)
         return self.relu(out)
 
     def _residual(self, x: Tensor) -> Tensor:
@@ -66,6 +67,11 @@ class Bottleneck(nn.Module):
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
         return out + (x if self.downsample is None else self.downsample(x))
+
+
+def recomputes(with_cp: bool, x: Tensor) -> bool:
+    """Whether a block with this option and input is computed again in the backward pass, which traces do not have."""
+    return with_cp and torch.is_grad_enabled() and x.requires_grad and not torch.jit.is_tracing()
 
 
 def make_stage(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 from torch import Tensor, nn
 
 from data_plugin.backbones.bottleneck import Bottleneck, Norm, initialise, make_stage
 from data_plugin.backbones.freezing import freeze_norm_statistics, freeze_stages
+from data_plugin.backbones.pretrained import read_pretrained
 from data_plugin.space.arch import STAGES, Arch
 from data_plugin.space.cost import STRIDES
 from data_plugin.utils.errors import UserError
@@ -62,7 +64,7 @@ class DATAResNet(nn.Module):
         if not -1 <= frozen_stages <= num_stages:
             raise UserError(f"frozen_stages is {frozen_stages}; with {num_stages} stages expected -1 to {num_stages}")
         self.arch = Arch.parse(arch)
-        self.out_indices = tuple(out_indices)
+        self.out_indices = tuple(sorted(set(out_indices)))
         self.num_stages = num_stages
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
@@ -78,6 +80,7 @@ class DATAResNet(nn.Module):
             )
             self.add_module(f"layer{index + 1}", stage)
             incoming = self.arch.out_channels[index]
+        self._returned = {f"layer{index + 1}": index in self.out_indices for index in range(num_stages)}
         initialise(self)
         if zero_init_residual:
             for module in self.modules():
@@ -85,15 +88,47 @@ class DATAResNet(nn.Module):
                     nn.init.zeros_(module.bn3.weight)  # type: ignore[arg-type]
         freeze_stages(self, frozen_stages)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map images (N, 3, H, W) to the feature maps named by ``out_indices``, in that order of depth."""
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> Self:
+        """A network with the weights that a search found or that were taken out of a fine-tuned model.
+
+        Args:
+            source: a winner's folder, or a ``.safetensors`` or ``.pth`` file of weights in torchvision's names. Its
+                architecture is the one in ``arch.json`` beside it, else in the file's header, else that of the weights.
+            options: further arguments of the class.
+
+        Returns:
+            The network in evaluation mode, on the CPU.
+
+        Raises:
+            UserError: if there are no weights, they cannot be read safely, are not finite, or are not exactly those of
+                the network; stages that the options leave out may be in the file.
+        """
+        pretrained = read_pretrained(Path(source))
+        network = cls(pretrained.arch, **options)
+        pretrained.load_into(network, left_out=[f"layer{index + 1}" for index in range(network.num_stages, STAGES)])
+        return network.eval()
+
+    # Without a return type: TorchScript knows none for tuples of any length, and finds out how long this one is.
+    def forward(self, x: Tensor):  # type: ignore[no-untyped-def]
+        """Map images (N, 3, H, W) to a tuple of the feature maps named by ``out_indices``, in that order of depth."""
+        maps = self.feature_maps(x)
+        returned = ()
+        for position, _ in enumerate(self.out_indices):
+            returned = (*returned, maps[position])  # type: ignore[assignment]
+        return returned
+
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        """What :meth:`forward` returns, as a list: for subclasses that return it in another form."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        features = []
-        for index in range(self.num_stages):
-            x = self.get_submodule(f"layer{index + 1}")(x)
-            if index in self.out_indices:
-                features.append(x)
-        return tuple(features)
+        maps: list[Tensor] = []
+        # TorchScript can walk over all children, but not look up one whose name is put together.
+        for name, child in self.named_children():
+            if name in self._returned:
+                x = child(x)
+                if self._returned[name]:
+                    maps.append(x)
+        return maps
 
     def train(self, mode: bool = True) -> DATAResNet:
         """Set training or evaluation mode; frozen stages, and with ``norm_eval`` all norms, stay in evaluation."""

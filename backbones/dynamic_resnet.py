@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from data_plugin.backbones.bottleneck import block_dilation, initialise
+from data_plugin.backbones.bottleneck import block_dilation, initialise, recomputes
 from data_plugin.backbones.freezing import freeze_stages
 from data_plugin.backbones.sliced import SlicedBatchNorm2d, SlicedConv2d
 from data_plugin.space.arch import EXPANSION, STAGES, Arch
@@ -146,10 +146,7 @@ class DynamicResNet(nn.Module):
             The stage's features (N, 4 * width, H / stride, W / stride).
         """
         for block in self.blocks(index)[start:depth]:
-            if self.with_cp and torch.is_grad_enabled() and x.requires_grad:
-                x = checkpoint(block, x, width, use_reentrant=False)
-            else:
-                x = block(x, width)
+            x = checkpoint(block, x, width, use_reentrant=False) if recomputes(self.with_cp, x) else block(x, width)
         return x
 
     def stem_norms(self, width: int) -> list[tuple[SlicedBatchNorm2d, int]]:

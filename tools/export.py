@@ -1,4 +1,4 @@
-"""Take the backbone out of a fine-tuned detector or segmenter, as the artefact that a search writes and as ONNX."""
+"""Take the backbone out of a fine-tuned detector or segmenter: as a search writes it, as ONNX, as TorchScript."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", type=Path, help="checkpoint of a fine-tuned model, of any framework")
-    source.add_argument("--backbone", type=Path, help="folder of a searched or exported backbone, for --onnx alone")
+    source.add_argument("--backbone", type=Path, help="folder of a searched or exported backbone")
     parser.add_argument("--arch", help="architecture that the backbone must have, such as d3-2-17-3_w32-48-96-192-512")
     parser.add_argument("--out", required=True, type=Path, help="output folder")
-    parser.add_argument("--onnx", action="store_true", help="write backbone.onnx too")
-    parser.add_argument("--size", type=int, default=224, help="height and width at which ONNX is traced; any size runs")
+    parser.add_argument("--onnx", action="store_true", help="write backbone.onnx too, for images of any size")
+    parser.add_argument("--torchscript", action="store_true", help="write backbone.torchscript.pt too")
     arguments = parser.parse_args(argv)
 
     from data_plugin.frameworks.finetuned_backbone import load_finetuned_backbone
     from data_plugin.space import cost
     from data_plugin.space.arch import Arch
     from data_plugin.supernet.backbone_files import load_backbone, save_backbone
-    from data_plugin.supernet.export import export_onnx
+    from data_plugin.supernet.export import export_onnx, export_torchscript
     from data_plugin.utils.errors import UserError
 
     if arguments.checkpoint:
@@ -39,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.arch and Arch.parse(arguments.arch) != network.arch:
         raise UserError(f"the backbone is {network.arch}; expected {arguments.arch}, which --arch asks for")
     if arguments.onnx:
-        export_onnx(network, arguments.out / "backbone.onnx", (arguments.size, arguments.size))
+        export_onnx(network, arguments.out / "backbone.onnx")
+    if arguments.torchscript:
+        export_torchscript(network, arguments.out / "backbone.torchscript.pt")
     save_backbone(arguments.out, network)
     costs = f"{cost.flops(network.arch) / 1e9:.3f} GFLOPs, {cost.params(network.arch) / 1e6:.2f} M parameters"
     print(f"{network.arch}: {costs}\n" + "\n".join(str(path) for path in sorted(arguments.out.iterdir())))

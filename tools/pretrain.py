@@ -64,6 +64,12 @@ def parser() -> argparse.ArgumentParser:
         "recipe's)",
     )
     parser.add_argument(
+        "--norm-statistics",
+        choices=("synced", "shuffled"),
+        help="under several processes, batch norms use the statistics of the whole batch, or each process those of its "
+        "part, with the keys' images shuffled as in MoCo (default: the recipe's)",
+    )
+    parser.add_argument(
         "--opts",
         nargs="+",
         default=[],
@@ -174,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _recipe(args: argparse.Namespace) -> Recipe:
     name = args.recipe or ("micro" if args.space == "micro" else "data_mocov2_in1k")
-    names = ("epochs", "batch_size", "image_size", "lr", "teacher", "sampler")
+    names = ("epochs", "batch_size", "image_size", "lr", "teacher", "sampler", "norm_statistics")
     given = [f"{name}={getattr(args, name)}" for name in names if getattr(args, name) is not None]
     return read_recipe(name, [*given, *args.opts])
 

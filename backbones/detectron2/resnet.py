@@ -93,7 +93,8 @@ class DATAResNet(data_resnet.DATAResNet, LoadedWhole, Backbone):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         """Map images (N, 3, H, W) to the feature maps by name."""
-        return dict(zip(self._out_features, super().forward(x), strict=True))
+        maps = self.feature_maps(x)
+        return {name: maps[position] for position, name in enumerate(self._out_features)}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of every feature map that the network returns."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from mmengine.model import BaseModule
 from torch import Tensor
@@ -12,6 +12,7 @@ from data_plugin.backbones.bottleneck import initialise, make_stage
 from data_plugin.backbones.freezing import freeze_norm_statistics
 from data_plugin.backbones.openmmlab.resnet import (
     BATCH_NORM,
+    SCRIPT_LEAVES_OUT,
     load_pretrained,
     norm_from,
     pretrained_file,
@@ -42,6 +43,8 @@ class DATAResLayer(BaseModule):
     Raises:
         UserError: if an option cannot be honoured, or (in ``init_weights``) the file does not hold these weights.
     """
+
+    __jit_unused_properties__: ClassVar = SCRIPT_LEAVES_OUT
 
     def __init__(
         self,

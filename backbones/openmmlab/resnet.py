@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
@@ -34,6 +34,10 @@ NEUTRAL: Mapping[str, Any] = {
 """Options of OpenMMLab's ResNets that have no counterpart here, and the value at which they change nothing."""
 
 
+SCRIPT_LEAVES_OUT = ["is_init"]
+"""Properties of MMEngine's ``BaseModule`` that TorchScript cannot compile and a deployed network does not need."""
+
+
 class OpenMMLabResNet(DATAResNet, BaseModule):
     """:class:`DATAResNet` with the options of OpenMMLab's ResNet, registered as ``DATAResNet``.
 
@@ -57,6 +61,8 @@ class OpenMMLabResNet(DATAResNet, BaseModule):
     Raises:
         UserError: if an option cannot be honoured, or (in ``init_weights``) the file does not hold these weights.
     """
+
+    __jit_unused_properties__: ClassVar = SCRIPT_LEAVES_OUT
 
     def __init__(
         self,

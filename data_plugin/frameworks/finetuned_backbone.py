@@ -10,11 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from data_plugin.backbones.data_resnet import DATAResNet
+from data_plugin.backbones.pretrained import Pretrained
 from data_plugin.frameworks.registry import FRAMEWORKS
 from data_plugin.space.arch import Arch
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.extras import is_installed
-from data_plugin.utils.tensor_files import read_tensors, require_matching
+from data_plugin.utils.tensor_files import read_tensors
 
 PARTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 """First parts of the names of a ResNet's weights in torchvision."""
@@ -38,12 +39,7 @@ def load_finetuned_backbone(checkpoint: Path) -> DATAResNet:
     """
     weights = backbone_weights(_read(checkpoint))
     network = DATAResNet(_arch(weights, checkpoint))
-    expected = network.state_dict()
-    # Frozen batch norms do not count batches, and nothing computes with the count.
-    counts = {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")}
-    weights = {**counts, **weights}
-    require_matching(checkpoint, weights, expected, f"the weights of {network.arch}")
-    network.load_state_dict(weights)
+    Pretrained(checkpoint, network.arch, weights).load_into(network)
     return network.eval()
 
 
@@ -81,10 +77,7 @@ def _is_entry(part: str, entry: str) -> bool:
 
 def _arch(weights: Mapping[str, Tensor], checkpoint: Path) -> Arch:
     try:
-        stages = [f"layer{stage}" for stage in range(1, 5)]
-        blocks = [{name.split(".")[1] for name in weights if name.startswith(f"{stage}.")} for stage in stages]
-        width = [weights[f"{stage}.0.conv2.weight"].shape[0] for stage in stages]
-        return Arch.from_paper([weights["conv1.weight"].shape[0], *width], [len(found) for found in blocks])
+        return Arch.from_weights(weights)
     except KeyError as error:
         raise UserError(
             f"{checkpoint} holds no whole backbone ({error.args[0]} is missing); expected a fine-tuned "

@@ -52,6 +52,9 @@ class Recipe:
             of the same architecture (the ablation of DATA's Table 8). The latter's keys are all remembered.
         sampler: the query networks of a step beside the largest: two random ones (DATA), or the smallest and a random
             one (the sandwich rule of Yu and Huang, 2019, arXiv:1903.05134).
+        norm_statistics: what batch norms normalise with under several processes: statistics of the whole batch
+            (:class:`SyncedBatchNorm`), or in each process those of its part, with the keys' images shuffled over all of
+            them (:class:`Shuffle`), for a fraction of the communication.
 
     Raises:
         UserError: if a number is out of range.
@@ -72,6 +75,7 @@ class Recipe:
     optimizer: Literal["sgd", "lars", "adamw"] = "sgd"
     teacher: Literal["largest", "same-arch"] = "largest"
     sampler: Literal["random", "sandwich"] = "random"
+    norm_statistics: Literal["synced", "shuffled"] = "synced"
 
     def __post_init__(self) -> None:
         require_positive(self, "epochs", "batch_size", "image_size", "lr")

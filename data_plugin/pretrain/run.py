@@ -123,7 +123,8 @@ def pretrain(
 
     On a CPU the result depends on the arguments up to ``seed``, on ``precision``, ``accumulate``, ``views_on`` and the
     number of torch's threads alone: a training that was stopped and resumed ends with the same bits. With several
-    processes, which share every batch, it is the same to rounding.
+    processes, which share every batch, it is the same to rounding, unless the recipe's ``norm_statistics`` are
+    "shuffled": then every number of processes trains other networks.
 
     Args:
         data: see :func:`open_images`.
@@ -152,9 +153,9 @@ def pretrain(
 
     Raises:
         UserError: if there are no images or fewer than a batch, too many of them cannot be read, a batch cannot be
-            shared, ``init`` holds no weights that fit, ``out`` holds another training, there is nothing to resume or it
-            has other settings, there is no CUDA device, or the loss is not finite, or the gradients are not whatever
-            the loss scale.
+            shared, images are to be shuffled over one process, ``init`` holds no weights that fit, ``out`` holds
+            another training, there is nothing to resume or it has other settings, there is no CUDA device, or the loss
+            is not finite, or the gradients are not whatever the loss scale.
     """
     accelerator = _accelerator(device)
     if precision not in PRECISIONS:
@@ -168,6 +169,7 @@ def pretrain(
     run = _Run(
         space,
         recipe,
+        processes=_processes(recipe),
         steps=max(1, recipe.epochs * len(images) // batch) if steps is None else steps,
         seed=seed,
         images=len(images),
@@ -210,6 +212,8 @@ class _Run:
 
     space: SearchSpace
     recipe: Recipe
+    processes: int | None
+    """How many, where this decides the result."""
     steps: int
     seed: int
     images: int
@@ -282,7 +286,7 @@ def _training(run: _Run, with_cp: bool, ranks: int) -> SupernetTraining:
     training = SupernetTraining(run.space, run.recipe, run.steps, run.seed, with_cp)
     if run.views_on == "device":
         training.colours = Colours(training.method.views, INPUT_FORMAT)
-    if ranks > 1:
+    if ranks > 1 and run.recipe.norm_statistics == "synced":
         synchronise(training)
     return training
 
@@ -351,10 +355,23 @@ def _accelerator(device: str) -> str:
     return "gpu" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
+def _processes(recipe: Recipe) -> int | None:
+    if recipe.norm_statistics == "synced":
+        return None
+    devices, nodes = launched_ranks()
+    if devices * nodes == 1:
+        raise UserError(
+            "norm_statistics is 'shuffled', which shuffles images over processes, and there is one; start several with "
+            "torchrun or srun, or leave it at 'synced'"
+        )
+    return devices * nodes
+
+
 def _strategy(processes: int, accelerator: str) -> str | DDPStrategy:
     if processes == 1:
         return "auto"
-    # Queues and statistics are the same everywhere already.
+    # Queues are the same everywhere already, and so are statistics, but for those of processes of their own, of which
+    # training uses none and the supernet's file has the first process's.
     return DDPStrategy(process_group_backend="nccl" if accelerator == "gpu" else "gloo", broadcast_buffers=False)
 
 

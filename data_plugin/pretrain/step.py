@@ -18,6 +18,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from data_plugin.backbones.dynamic_resnet import DynamicResNet
 from data_plugin.pretrain.augmentation import Colours
 from data_plugin.pretrain.recipe import Recipe
+from data_plugin.pretrain.shuffled_keys import Shuffle
 from data_plugin.pretrain.teacher import FrozenTeacher
 from data_plugin.pretrain.views import Batch
 from data_plugin.space.arch import Arch
@@ -93,8 +94,10 @@ class SupernetTraining(LightningModule):
         # Twice as fast on CPUs and in half precision on GPUs.
         views = [view.contiguous(memory_format=torch.channels_last) for view in views]
         archs = self.networks(self.global_step)
+        shuffle = self._shuffle(len(views[0]), batch_idx)
         with torch.no_grad():
-            targets = [self._targets(batch, views, arch) for arch in (archs if self._teacher_follows else archs[:1])]
+            teachers = archs if self._teacher_follows else archs[:1]
+            targets = [self._targets(batch, views, arch, shuffle) for arch in teachers]
         predictions = [self._predictions(views, arch) for arch in archs]
         with torch.autocast(self.device.type, enabled=False):
             pairs = zip(predictions, targets * (len(archs) // len(targets)), strict=True)
@@ -154,10 +157,19 @@ class SupernetTraining(LightningModule):
     def _teacher_follows(self) -> bool:
         return self.recipe.teacher == "same-arch"
 
-    def _targets(self, batch: Batch, views: Sequence[Tensor], arch: Arch) -> Any:
-        if self.teacher is not None and batch.clean is not None:
+    def _shuffle(self, images: int, batch_idx: int) -> Shuffle | None:
+        if self.recipe.norm_statistics == "synced":
+            return None
+        return Shuffle.draw(images, seed=(self.seed, batch_idx, 1))
+
+    def _targets(self, batch: Batch, views: Sequence[Tensor], arch: Arch, shuffle: Shuffle | None) -> Any:
+        if self.teacher is not None and batch.clean is not None:  # its batch norms see no batch
             return self.method.targets([self.teacher(batch.clean, view) for view in self.method.key_views])
-        return self.method.targets([self.key(views[view], arch)[-1] for view in self.method.key_views])
+        images = [views[view] for view in self.method.key_views]
+        if shuffle is None:
+            return self.method.targets([self.key(each, arch)[-1] for each in images])
+        images = [shuffle(each).contiguous(memory_format=torch.channels_last) for each in images]
+        return self.method.reordered(self.method.targets([self.key(each, arch)[-1] for each in images]), shuffle.back)
 
     def _predictions(self, views: Sequence[Tensor], arch: Arch) -> Any:
         maps = [self.query(views[view], arch) for view in self.method.query_views]

@@ -14,8 +14,9 @@ class SyncedBatchNorm(SlicedBatchNorm2d):
     """A batch norm that, in training, normalises with the statistics of all processes' batches.
 
     torch's own does not run on a CPU, and has no first channels. Every process has to give a batch of the same size.
-    Without several processes it is a :class:`SlicedBatchNorm2d`. In the key branch it stands in for MoCo's shuffling of
-    keys: with statistics of the whole batch no network can tell which images were normalised together.
+    Without several processes it is a :class:`SlicedBatchNorm2d`. It does not do what MoCo's shuffling of keys does: a
+    query and its key are still normalised with statistics of the same images, and the keys in the queue with those of
+    other batches. For shuffling see :class:`Shuffle`.
     """
 
     def forward(self, x: Tensor) -> Tensor:

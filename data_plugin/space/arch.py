@@ -65,6 +65,22 @@ class Arch:
         stem, *rest = row
         return cls(stem=stem, width=_four(rest[:STAGES]), depth=_four(rest[STAGES:]))
 
+    @classmethod
+    def from_weights(cls, weights: Mapping[str, Any]) -> Arch:
+        """The architecture of a bottleneck ResNet with these weights.
+
+        Args:
+            weights: tensors by torchvision's names, of which only names and shapes are looked at; others may be there.
+
+        Raises:
+            KeyError: with the first name that every such network has and that is missing.
+        """
+        stages = [f"layer{index + 1}" for index in range(STAGES)]
+        sizes = {name: value.shape[0] for name, value in weights.items() if value.ndim}
+        width = [sizes[name] for name in ("conv1.weight", *(f"{stage}.0.conv2.weight" for stage in stages))]
+        blocks = [{name.split(".")[1] for name in weights if name.startswith(f"{stage}.")} for stage in stages]
+        return cls.from_paper(width, [len(found) for found in blocks])
+
     @property
     def row(self) -> tuple[int, ...]:
         """Nine numbers: the stem, four widths, four depths; a row of :attr:`SearchSpace.table`."""

@@ -9,12 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from data_plugin.backbones.data_resnet import DATAResNet
-from data_plugin.space.arch import Arch
-from data_plugin.utils.errors import UserError
+from data_plugin.backbones.pretrained import ARCH_FILE, PTH_FILE, SAFETENSORS_FILE
 from data_plugin.utils.files import write_whole
-from data_plugin.utils.tensor_files import read_tensors, require_matching
-
-ARCH_FILE, SAFETENSORS_FILE, PTH_FILE = "arch.json", "backbone.safetensors", "backbone.pth"
 
 
 def save_backbone(folder: Path, network: DATAResNet) -> None:
@@ -29,16 +25,5 @@ def save_backbone(folder: Path, network: DATAResNet) -> None:
 
 
 def load_backbone(folder: Path) -> DATAResNet:
-    """The network that :func:`save_backbone` wrote, in evaluation mode.
-
-    Raises:
-        UserError: if a file is missing or damaged, or the weights are not those of the architecture.
-    """
-    description = folder / ARCH_FILE
-    if not description.is_file():
-        raise UserError(f"{description} is missing; expected the folder of a searched network")
-    network = DATAResNet(Arch.parse(description.read_text()))
-    weights, _ = read_tensors(folder / SAFETENSORS_FILE)
-    require_matching(folder / SAFETENSORS_FILE, weights, network.state_dict(), f"the weights of {network.arch}")
-    network.load_state_dict(weights)
-    return network.eval()
+    """The network that :func:`save_backbone` wrote, in evaluation mode; see :meth:`DATAResNet.from_pretrained`."""
+    return DATAResNet.from_pretrained(folder)

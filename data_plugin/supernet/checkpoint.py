@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,9 @@ from data_plugin.images.input_format import InputFormat
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.files import write_whole
-from data_plugin.utils.tensor_files import read_tensors, require_matching
+from data_plugin.utils.tensor_files import content_hash, read_tensors, require_finite, require_matching
 
-_HEADER = "data_plugin.supernet"
+_HEADER, _HASH = "data_plugin.supernet", "data_plugin.sha256"
 _QUERY, _KEY, _HEADS = "query.", "key.", "heads."
 
 
@@ -76,19 +77,34 @@ class Supernet:
 
 
 def save_supernet(path: Path, supernet: Supernet) -> None:
-    """Write a supernet as one ``.safetensors`` file, whole or not at all; :class:`SupernetInfo` is in its header."""
+    """Write a supernet as one ``.safetensors`` file, whole or not at all.
+
+    Its header has :class:`SupernetInfo`, and :func:`content_hash` of that and the tensors.
+
+    Args:
+        path: the file to make or replace.
+        supernet: the supernet.
+
+    Raises:
+        UserError: if a weight is not finite.
+    """
     tensors = {
         **{_QUERY + name: value for name, value in supernet.query.state_dict().items()},
         **{_KEY + name: value for name, value in supernet.key.state_dict().items()},
         **{_HEADS + name: value for name, value in supernet.heads.items()},
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    header = {_HEADER: json.dumps(supernet.info.to_json())}
+    require_finite(path, tensors)
+    info = json.dumps(supernet.info.to_json())
+    header = {_HEADER: info, _HASH: content_hash(tensors, info)}
     write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=header))
 
 
 def load_supernet(path: Path, space: SearchSpace | None = None) -> Supernet:
     """Read a supernet that :func:`save_supernet` wrote.
+
+    A file without a hash, as earlier versions wrote it, is read with a warning: it stands for days of training, and the
+    hash is there against accidents, which nearly every such file has not had. To save what was loaded gives it a hash.
 
     Args:
         path: the ``.safetensors`` file.
@@ -98,8 +114,8 @@ def load_supernet(path: Path, space: SearchSpace | None = None) -> Supernet:
         The supernet in evaluation mode on the CPU.
 
     Raises:
-        UserError: if the file is missing, truncated, unsafe to read, no supernet, of another space, or if its
-            weights do not match the space that it names.
+        UserError: if the file is missing, truncated, unsafe to read, no supernet, of another space, if its weights do
+            not match the space that it names, are not those that were written, or are not finite.
     """
     tensors, header = read_tensors(path)
     if _HEADER not in header:
@@ -117,6 +133,7 @@ def load_supernet(path: Path, space: SearchSpace | None = None) -> Supernet:
         )
     query = _branch(path, info.space, tensors, _QUERY)
     key = _branch(path, info.space, tensors, _KEY)
+    _require_intact(path, tensors, header)
     return Supernet(info, query, key, _below(tensors, _HEADS))
 
 
@@ -126,6 +143,18 @@ def _branch(path: Path, space: SearchSpace, tensors: Mapping[str, Tensor], prefi
     require_matching(path, weights, network.state_dict(), f"the {prefix[:-1]} branch of the space that it names")
     network.load_state_dict(weights)
     return network.eval()
+
+
+def _require_intact(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    if _HASH not in header:
+        warnings.warn(
+            f"{path}, which an earlier version wrote, has no hash of its weights, so they may be others than were "
+            "trained; give it one with save_supernet(path, load_supernet(path))",
+            stacklevel=3,
+        )
+    elif content_hash(tensors, header[_HEADER]) != header[_HASH]:
+        raise UserError(f"{path} is damaged: its weights are not those that its hash was made of; copy it again")
+    require_finite(path, tensors)
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

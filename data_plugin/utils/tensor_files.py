@@ -1,7 +1,9 @@
-"""Reading tensors from files that others wrote, and checking that they are those of a model."""
+"""Reading tensors from files that others wrote, and checking that they are whole and those of a model."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,3 +78,40 @@ def require_matching(path: Path | str, found: Mapping[str, Tensor], expected: Ma
     ]
     if parts:
         raise UserError(f"{path} does not hold {what}: {'; '.join(parts)}")
+
+
+def content_hash(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """SHA-256 of tensors by name and of a text that belongs to them.
+
+    Each tensor, in the order of the names, adds a line of JSON ``[name, type, [sizes]]`` and its bytes; the text comes
+    before them.
+
+    Args:
+        tensors: the tensors, on any device.
+        text: what else must not change.
+    """
+    digest = hashlib.sha256(f"{json.dumps(text)}\n".encode())
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{json.dumps([name, str(value.dtype), list(value.shape)])}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def require_finite(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
+    """Check that no number is infinite or none at all.
+
+    Args:
+        path: the file, for the message.
+        tensors: its tensors.
+
+    Raises:
+        UserError: naming the first tensor that holds such a number.
+    """
+    for name, value in tensors.items():
+        # A minimum and a maximum carry NaN along, and are found ten times as fast as each number is looked at.
+        if value.is_floating_point() and value.numel() and not torch.stack(torch.aminmax(value)).isfinite().all():
+            raise UserError(
+                f"{path} holds numbers that are not finite, first in {name}: a training that lost its way left them; "
+                "train again with a lower learning rate, or take weights from before"
+            )

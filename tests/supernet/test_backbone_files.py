@@ -39,7 +39,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
 
 
 def test_a_folder_without_a_network_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is missing"):
+    with pytest.raises(UserError, match="has neither"):
         load_backbone(tmp_path)
 
 

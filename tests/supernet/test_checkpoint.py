@@ -1,5 +1,8 @@
+import hashlib
+import json
 import os
 import pickle
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from data_plugin import SearchSpace, UserError
 from data_plugin.backbones import DynamicResNet
 from data_plugin.images.input_format import InputFormat
 from data_plugin.supernet.checkpoint import Supernet, SupernetInfo, load_supernet, save_supernet
-from data_plugin.utils.tensor_files import read_tensors
+from data_plugin.utils.tensor_files import content_hash, read_tensors
 
 SPACE = SearchSpace(stem=(4, 8), width=((4,), (8,), (8,), (16,)), depth=((1,), (1,), (1, 2), (1,)))
 OTHER = SearchSpace(stem=(4, 12), width=SPACE.width, depth=SPACE.depth)
@@ -51,6 +54,72 @@ def test_weights_that_do_not_fit_the_named_space_are_listed(saved):
     del tensors["query.bn1.weight"]
     save_file(tensors, saved, metadata=dict(header))
     with pytest.raises(UserError, match=r"1 missing \(bn1.weight\); 1 of another shape \(conv1.weight \(5, 3, 7, 7\)"):
+        load_supernet(saved)
+
+
+def rewrite(path, change):
+    """Change tensors or header of a file, hash and all else left as they are."""
+    tensors, header = read_tensors(path)
+    header = dict(header)
+    change(tensors, header)
+    save_file(tensors, path, metadata=header)
+
+
+def test_the_header_has_a_hash_of_the_weights_and_of_what_is_said_of_them(saved):
+    tensors, header = read_tensors(saved)
+    digest = hashlib.sha256((json.dumps(header["data_plugin.supernet"]) + "\n").encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f'["{name}", "{value.dtype}", {list(value.shape)}]\n'.encode())
+        digest.update(value.numpy().tobytes())
+    assert header["data_plugin.sha256"] == digest.hexdigest()
+
+
+def test_one_flipped_bit_is_refused(saved):
+    whole = saved.read_bytes()
+    for place in (len(whole) - 1, len(whole) // 2, whole.index(b"123.675") + 1):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        saved.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"is damaged: .*; copy it again"):
+            load_supernet(saved)
+
+
+def test_exchanged_tensors_of_one_shape_are_refused(saved):
+    def exchange(tensors, header):
+        one, other = "query.conv1.weight", "key.conv1.weight"
+        tensors[one], tensors[other] = tensors[other], tensors[one]
+
+    rewrite(saved, exchange)
+    with pytest.raises(UserError, match="is damaged"):
+        load_supernet(saved)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_neither_loaded_nor_saved(saved, value):
+    def spoil(tensors, header):
+        tensors["key.layer2.0.bn1.running_var"][1] = value
+        header["data_plugin.sha256"] = content_hash(tensors, header["data_plugin.supernet"])
+
+    supernet, whole = load_supernet(saved), saved.read_bytes()
+    supernet.key.layer2[0].bn1.running_var[1] = value
+    with pytest.raises(UserError, match=r"not finite, first in key.layer2.0.bn1.running_var"):
+        save_supernet(saved, supernet)
+    assert saved.read_bytes() == whole
+    rewrite(saved, spoil)
+    with pytest.raises(UserError, match=r"not finite, first in key.layer2.0.bn1.running_var"):
+        load_supernet(saved)
+
+
+def test_a_file_without_a_hash_is_read_with_a_warning_until_it_is_saved(saved):
+    rewrite(saved, lambda tensors, header: header.pop("data_plugin.sha256"))
+    with pytest.warns(UserWarning, match="has no hash of its weights"):
+        supernet = load_supernet(saved)
+    save_supernet(saved, supernet)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_supernet(saved)
+    rewrite(saved, lambda tensors, header: (header.pop("data_plugin.sha256"), tensors["key.bn1.bias"].fill_(torch.nan)))
+    with pytest.warns(UserWarning, match="has no hash"), pytest.raises(UserError, match="not finite"):
         load_supernet(saved)
 
 

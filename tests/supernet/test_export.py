@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_plugin import Arch
+from data_plugin import Arch, UserError
 from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.frameworks.finetuned_backbone import load_finetuned_backbone
 from data_plugin.supernet.backbone_files import load_backbone, save_backbone
@@ -69,37 +69,58 @@ def test_frozen_batch_norms_lack_the_count_of_batches(network: DATAResNet, tmp_p
         assert torch.equal(found, expected)
 
 
-def test_tool_writes_the_artefact_and_onnx_that_runs_alike(network: DATAResNet, tmp_path: Path) -> None:
-    pytest.importorskip("onnx", reason="onnx is not installed")
+SIZES = ((1, 3, 64, 64), (2, 3, 97, 130), (3, 3, 33, 200), (1, 3, 1, 1))
+
+
+def test_tool_writes_the_artefact_and_onnx_that_runs_alike_at_any_size(
+    network: DATAResNet, tmp_path: Path, capsys
+) -> None:
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     torch.save({"state_dict": renamed(network, "backbone.", None, "")}, tmp_path / "model.pth")
-    arguments = ["--checkpoint", str(tmp_path / "model.pth"), "--out", str(tmp_path / "out"), "--onnx", "--size", "64"]
+    arguments = ["--checkpoint", str(tmp_path / "model.pth"), "--out", str(tmp_path / "out"), "--onnx"]
     assert main([*arguments, "--arch", str(ARCH)]) == 0
+    files = [tmp_path / "out" / f"backbone.{ending}" for ending in ("onnx", "pth", "safetensors")]
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[1:] == [str(path) for path in (tmp_path / "out" / "arch.json", *files)]
     assert load_backbone(tmp_path / "out").arch == ARCH
-    session = runtime.InferenceSession(str(tmp_path / "out" / "backbone.onnx"), providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(str(files[0]), providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
     assert [output.name for output in session.get_outputs()] == ["C2", "C3", "C4", "C5"]
-    for shape in ((1, 3, 64, 64), (2, 3, 97, 130)):  # another batch size and other sides than it was traced with
+    for shape in SIZES:
         images = torch.rand(shape)
         for found, expected in zip(session.run(None, {"images": images.numpy()}), network(images), strict=True):
             torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_onnx_of_a_searched_backbone(network: DATAResNet, tmp_path: Path) -> None:
-    pytest.importorskip("onnx", reason="onnx is not installed")
+def test_onnx_has_the_outputs_of_the_network(network: DATAResNet, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    onnx = pytest.importorskip("onnx")
+    export_onnx(DATAResNet(ARCH, out_indices=(2, 1), num_stages=3, in_channels=5), tmp_path / "part.onnx")
+    graph = onnx.load(tmp_path / "part.onnx").graph
+    assert [each.name for each in graph.output] == ["C3", "C4"]
+    assert graph.input[0].type.tensor_type.shape.dim[1].dim_value == 5
+
+
+def test_torchscript_of_a_searched_backbone_runs_alike(network: DATAResNet, tmp_path: Path) -> None:
     save_backbone(tmp_path / "winner", network)
-    assert main(["--backbone", str(tmp_path / "winner"), "--out", str(tmp_path / "out"), "--onnx", "--size", "32"]) == 0
-    assert (tmp_path / "out" / "backbone.onnx").stat().st_size > 1000
+    assert main(["--backbone", str(tmp_path / "winner"), "--out", str(tmp_path / "out"), "--torchscript"]) == 0
+    scripted = torch.jit.load(tmp_path / "out" / "backbone.torchscript.pt")
+    for shape in SIZES:
+        images = torch.rand(shape)
+        for found, expected in zip(scripted(images), network(images), strict=True):
+            assert torch.equal(found, expected)
 
 
-def test_onnx_needs_its_package(network: DATAResNet, tmp_path: Path, monkeypatch, capsys) -> None:
-    import data_plugin.supernet.export as module
-
-    monkeypatch.setattr(module, "is_installed", lambda name: name != "onnx")
+@pytest.mark.parametrize("package", ["onnx", "onnxscript"])
+def test_onnx_needs_its_packages(network: DATAResNet, tmp_path: Path, monkeypatch, capsys, package: str) -> None:
+    monkeypatch.setattr("data_plugin.utils.extras.is_installed", lambda name: name != package)
     save_backbone(tmp_path / "winner", network)
     assert main(["--backbone", str(tmp_path / "winner"), "--out", str(tmp_path / "out"), "--onnx"]) == 2
-    assert "onnx is not installed" in capsys.readouterr().err
+    expected = f"{package} is not installed; install it with: pip install 'data_plugin[export]'"
+    assert expected in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    with pytest.raises(Exception, match="onnx is not installed"):
+    with pytest.raises(UserError, match=f"{package} is not installed"):
         export_onnx(network, tmp_path / "a.onnx")
 
 

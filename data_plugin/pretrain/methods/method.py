@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from lightly.models.modules.heads import ProjectionHead
 from lightly.utils.debug import std_of_l2_normalized
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from data_plugin.backbones.sliced import SlicedLinear
@@ -31,7 +32,8 @@ class Method(nn.Module, ABC):
     A method of your own is a subclass whose constructor takes ``(features, settings)``, the channels of the largest
     network's C5 and a ``settings_class``; a recipe names it by ``method = "module:class"``. Under several processes
     each sees its part of the batch: what :meth:`remember` keeps has to be gathered from all (as ``KeyQueue`` does),
-    and batch norms in heads are synchronised by the loop.
+    batch norms in heads are synchronised by the loop, or the keys' images shuffled over the processes, and what
+    :meth:`targets` returned then put back by :meth:`reordered`.
 
     Args:
         query_head: the head of the query branch; the key branch gets a copy.
@@ -111,6 +113,17 @@ class Method(nn.Module, ABC):
     def remember(self, targets: Any) -> None:
         """Keep what later steps need of this one, once all its losses are computed."""
         del targets
+
+    def reordered(self, targets: Any, reorder: Callable[[Tensor], Tensor]) -> Any:
+        """The targets of the same images in another order.
+
+        Here every tensor in them is taken to be (N, ...), with an entry for each image; a method with others overrides.
+
+        Args:
+            targets: what :meth:`targets` returned: a tensor, or lists, tuples or mappings of them.
+            reorder: brings the images of a tensor (N, ...) into the other order, together with all processes.
+        """
+        return apply_to_collection(targets, Tensor, reorder)
 
     def health(self, predictions: Any, targets: Any) -> Mapping[str, Tensor]:
         """Numbers to log beside the loss: whether features collapse, whether the largest network learns."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -103,6 +103,10 @@ class ReSSL(Method):
         # The temperature magnifies the rounding of half precision.
         with torch.autocast(keys.device.type, enabled=False):
             return Relations(keys, queue, F.softmax(keys @ queue / self.settings.teacher_temperature, dim=1))
+
+    def reordered(self, targets: Relations, reorder: Callable[[Tensor], Tensor]) -> Relations:
+        """See :meth:`Method.reordered`; the queue is no part of the batch."""
+        return Relations(reorder(targets.keys), targets.queue, reorder(targets.similar))
 
     def predictions(self, query_maps: Sequence[Tensor]) -> Tensor:
         """The queries (N, dim), of length 1."""
