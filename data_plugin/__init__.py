@@ -10,14 +10,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from data_plugin.backbones.data_resnet import DATAResNet
+    from data_plugin.pretrain.run import pretrain_supernet
+    from data_plugin.search.run import search_supernet
     from data_plugin.space.arch import Arch
     from data_plugin.space.search_space import SearchSpace
+    from data_plugin.supernet.checkpoint import load_supernet
     from data_plugin.utils.errors import UserError
 
-__all__ = ["Arch", "SearchSpace", "UserError"]
+__all__ = [
+    "Arch",
+    "DATAResNet",
+    "SearchSpace",
+    "UserError",
+    "load_supernet",
+    "pretrain_supernet",
+    "search_supernet",
+]
 __version__ = "0.1.0"
 
-_HOMES = {"Arch": "space.arch", "SearchSpace": "space.search_space", "UserError": "utils.errors"}
+_HOMES = {
+    "Arch": "space.arch",
+    "DATAResNet": "backbones.data_resnet",
+    "SearchSpace": "space.search_space",
+    "UserError": "utils.errors",
+    "load_supernet": "supernet.checkpoint",
+    "pretrain_supernet": "pretrain.run",
+    "search_supernet": "search.run",
+}
 """Which module each public name comes from; it is imported when the name is first used."""
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from data_plugin.tools.exit_codes import user_errors_exit_2
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.extras import require_installed
+from data_plugin.utils.workers import spare_cores
 
 NEEDED = ("lightly", "lightning", "torchmetrics", "torchvision")
 
@@ -126,7 +126,7 @@ def _shared_arguments() -> argparse.ArgumentParser:
     shared.add_argument(
         "--workers",
         type=int,
-        default=min(16, (os.cpu_count() or 1) - 1),
+        default=spare_cores(),
         help="processes that read images (default: %(default)s)",
     )
     shared.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_plugin.pretrain.recipe import METHODS, RECIPES, Recipe, read_recipe
+from data_plugin.pretrain.recipe import METHODS, RECIPES, Recipe, default_recipe, read_recipe
 from data_plugin.space.named_space import read_space
-from data_plugin.space.search_space import SPACES
+from data_plugin.space.search_space import SPACES, SearchSpace
 from data_plugin.tools.exit_codes import user_errors_exit_2
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.extras import require_installed
+from data_plugin.utils.workers import spare_cores
 
 NEEDED = ("lightly", "lightning", "torchvision")
 
@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
     parser.add_argument(
-        "--workers", type=int, default=_spare_cores(), help="processes that read images (default: %(default)s)"
+        "--workers", type=int, default=spare_cores(), help="processes that read images (default: %(default)s)"
     )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train (default: auto)"
@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("a kNN evaluation needs two labelled folders; expected both --knn-train and --knn-val")
     require_installed(NEEDED, extra="pretrain")
     space = read_space(args.space)
-    recipe = _recipe(args)
+    recipe = _recipe(args, space)
     from lightning.pytorch.utilities import rank_zero_only
 
     from data_plugin.pretrain.run import Labelled, pretrain
@@ -178,15 +178,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _recipe(args: argparse.Namespace) -> Recipe:
-    name = args.recipe or ("micro" if args.space == "micro" else "data_mocov2_in1k")
+def _recipe(args: argparse.Namespace, space: SearchSpace) -> Recipe:
+    name = args.recipe or default_recipe(space)
     names = ("epochs", "batch_size", "image_size", "lr", "teacher", "sampler", "norm_statistics")
     given = [f"{name}={getattr(args, name)}" for name in names if getattr(args, name) is not None]
     return read_recipe(name, [*given, *args.opts])
-
-
-def _spare_cores() -> int:
-    return min(16, max(1, (os.cpu_count() or 1) - 1))
 
 
 if __name__ == "__main__":

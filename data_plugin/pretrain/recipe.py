@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from data_plugin.pretrain.methods.settings import Settings, require_positive
+from data_plugin.space.search_space import SearchSpace
 from data_plugin.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -113,6 +114,11 @@ class Recipe:
         _check_fields(settings_class, settings, "settings.")
         _check_fields(cls, values, "")
         return cls(settings=settings_class(**settings), **values)
+
+
+def default_recipe(space: SearchSpace) -> str:
+    """The name of the recipe that a space is trained with if none is given."""
+    return "micro" if space == SearchSpace.micro() else "data_mocov2_in1k"
 
 
 def read_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:

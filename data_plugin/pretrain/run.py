@@ -27,10 +27,11 @@ from data_plugin.images.input_format import InputFormat
 from data_plugin.images.open import open_images
 from data_plugin.pretrain.augmentation import Colours, crops, located, whole_views
 from data_plugin.pretrain.callbacks import RUN, Bar, LossScale, RunSettings, Speed, Unreadable, WholeFiles
-from data_plugin.pretrain.recipe import Recipe
+from data_plugin.pretrain.recipe import Recipe, default_recipe, read_recipe
 from data_plugin.pretrain.step import SupernetTraining
 from data_plugin.pretrain.synced_batch_norm import synchronise
 from data_plugin.pretrain.views import EpochStream, LocatedViews, Views, collate, collate_located
+from data_plugin.space.named_space import read_space
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.supernet.checkpoint import Supernet, SupernetInfo, save_supernet
 from data_plugin.supernet.initialise import read_backbone
@@ -38,6 +39,7 @@ from data_plugin.utils.errors import UserError
 from data_plugin.utils.provenance import file_hash
 from data_plugin.utils.ranks import launched_ranks
 from data_plugin.utils.tensor_files import read_tensors
+from data_plugin.utils.workers import spare_cores
 
 SUPERNET = "supernet.safetensors"
 """The file in the output folder that holds the trained supernet."""
@@ -82,6 +84,10 @@ class Pretrained:
     images: int
     unreadable: list[str]
 
+    def __fspath__(self) -> str:
+        """The supernet's file: what takes a path takes this too."""
+        return str(self.path)
+
 
 @dataclass(frozen=True)
 class Labelled:
@@ -96,6 +102,51 @@ class Labelled:
     train: Path
     val: Path
     every: float = 10
+
+
+def pretrain_supernet(
+    images: str | Path,
+    space: SearchSpace | str | Path = "micro",
+    *,
+    out: str | Path,
+    recipe: Recipe | str | Path | None = None,
+    changes: Sequence[str] = (),
+    workers: int | None = None,
+    init: str | Path | None = None,
+    **options: Any,
+) -> Pretrained:
+    """Pre-train a supernet on unlabelled images.
+
+    Args:
+        images: a folder of images, at any depth; a folder of ``.tar`` shards; or a ``.txt`` file that names an image
+            per line.
+        space: the search space, its name or its file, see :func:`~data_plugin.space.named_space.read_space`.
+        out: output folder; ``supernet.safetensors`` in it is the result.
+        recipe: method and hyper-parameters, a recipe's name or its file; None takes the space's.
+        changes: ``name=value`` each, values of the recipe to replace, such as ``epochs=5``.
+        workers: processes that read images; None takes the spare cores.
+        init: weights to start from.
+        options: further arguments of :func:`pretrain`.
+
+    Returns:
+        What it came to; :func:`~data_plugin.search_supernet` takes it as it is.
+
+    Raises:
+        UserError: if anything that was given does not fit, or packages are missing.
+    """
+    space = space if isinstance(space, SearchSpace) else read_space(str(space))
+    if recipe is None:
+        recipe = default_recipe(space)
+    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(str(recipe), changes)
+    return pretrain(
+        Path(images),
+        space,
+        recipe,
+        Path(out),
+        workers=spare_cores() if workers is None else workers,
+        init=None if init is None else Path(init),
+        **options,
+    )
 
 
 def pretrain(

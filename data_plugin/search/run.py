@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ _DECIDES = ("config", "input_size", "reduction", "norm", "precision", "relation_
 
 
 def search_supernet(
-    supernet: Any,
+    supernet: str | os.PathLike[str],
     config: str | Path,
     *,
     out: str | Path,
@@ -140,7 +141,7 @@ def search_supernet(
     found = run_search(
         SearchOptions(
             config=str(config),
-            supernet=Path(getattr(supernet, "path", supernet)),
+            supernet=Path(supernet),
             out=Path(out),
             budgets=budgets,
             data_root=None if data_root is None else Path(data_root),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -100,7 +101,7 @@ def save_supernet(path: Path, supernet: Supernet) -> None:
     write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=header))
 
 
-def load_supernet(path: Path, space: SearchSpace | None = None) -> Supernet:
+def load_supernet(path: str | os.PathLike[str], space: SearchSpace | None = None) -> Supernet:
     """Read a supernet that :func:`save_supernet` wrote.
 
     A file without a hash, as earlier versions wrote it, is read with a warning: it stands for days of training, and the
@@ -117,6 +118,7 @@ def load_supernet(path: Path, space: SearchSpace | None = None) -> Supernet:
         UserError: if the file is missing, truncated, unsafe to read, no supernet, of another space, if its weights do
             not match the space that it names, are not those that were written, or are not finite.
     """
+    path = Path(path)
     tensors, header = read_tensors(path)
     if _HEADER not in header:
         raise UserError(

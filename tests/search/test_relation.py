@@ -81,3 +81,20 @@ def test_rows_that_are_drawn_are_distinct_and_depend_on_image_tap_and_seed_alone
 def test_a_temperature_that_float32_cannot_hold_is_refused():
     with pytest.raises(UserError, match=r"temperature is 0\.001; expected at least 0\.02"):
         TeacherRelation(torch.rand(1, 2, 3, 3), temperature=0.001)
+
+
+def test_the_faster_way_is_chosen_once_a_shape(monkeypatch):
+    """Trying both ways costs a student each, so maps of one shape share the choice, however many there are."""
+    tried = []
+
+    def never(way, other, student):
+        tried.append(student.shape)
+        return False
+
+    monkeypatch.setattr("data_plugin.search.distances.relation._is_faster", never)
+    faster: dict = {}
+    for size in ((4, 5), (4, 5), (5, 4), (3, 3), (4, 5)):
+        teacher = TeacherRelation(torch.randn(2, 8, *size), faster=faster)
+        teacher.kernel = None  # as on a GPU, where there is a choice
+        teacher.estimate(torch.randn(2, 6, *size))
+    assert [tuple(shape[:2]) for shape in tried] == [(2, 20), (2, 9)]
