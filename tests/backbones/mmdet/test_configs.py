@@ -335,3 +335,11 @@ def test_search_images_of_coco(coco: Path) -> None:
     found = list(ImageBatches(config.images(), [[0, 1], [2, 3]]))
     assert [batch.images.shape for batch in found] == [(2, 3, 64, 96)] * 2
     assert [name for batch in found for name in batch.names] == [f"{number:012}.jpg" for number in range(4)]
+
+
+def test_annotations_that_cannot_be_read_are_named(damaged: Path) -> None:
+    config = MMDET.open("retinanet_fpn_coco", ["test_dataloader.num_workers=0"], damaged)
+    path = damaged / "annotations" / "instances_train2017.json"
+    path.write_text("{")
+    with pytest.raises(UserError, match=rf"^MMDetection cannot use the config .* \(ValueError: {path}: "):
+        config.images()

@@ -24,6 +24,7 @@ from mmengine.structures import InstanceData
 from data_plugin import Arch, UserError
 from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.backbones.mmdet.config import MMDetConfig
+from data_plugin.backbones.mmdet.voc import UnlabelledVOCDataset
 from data_plugin.backbones.openmmlab.swap import set_arch, stages_read
 from data_plugin.frameworks.registry import MMDET
 from data_plugin.images.batch import ImageBatches, draw_batches
@@ -516,6 +517,12 @@ def test_images_need_no_annotation(voc: Path, tmp_path: Path) -> None:
     listed = (voc / "VOC2007/ImageSets/Main/trainval.txt").read_text().split()
     assert images.names == [f"{name}.jpg" for name in listed]
     assert images[4].pixels.shape == (3, 800, 1200)
+
+
+def test_a_data_set_of_videos_is_refused(voc: Path, monkeypatch) -> None:
+    monkeypatch.setattr(UnlabelledVOCDataset, "get_data_info", lambda images, index: {"images": []})
+    with pytest.raises(UserError, match="UnlabelledVOCDataset holds videos; expected one of single images"):
+        load(voc).images()
 
 
 def test_repeated_data_sets_give_each_image_once(voc: Path) -> None:
