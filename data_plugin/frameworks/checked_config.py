@@ -31,7 +31,8 @@ class CheckedConfig(FrameworkConfig):
     """A framework's config that answers every exception of the framework with a :class:`UserError`.
 
     Frameworks fail on options of a wrong type or shape anywhere, and seldom say which. So the question that failed is
-    asked again with one option less, two less, and so on, until it is answered: the last one left out is named.
+    asked again with one option less, two less, and so on, until it is answered: the last one left out is named. What
+    opens can also be written.
 
     Args:
         adapter: the framework's class of configs.
@@ -59,8 +60,9 @@ class CheckedConfig(FrameworkConfig):
         self._data_root = data_root
         try:
             self._config = adapter(path, self._options, data_root)
+            _write_once(self._config)
         except Exception as error:
-            raise self.explained(error, lambda config: None) from error
+            raise self.explained(error, _write_once) from error
 
     @property
     def input_format(self) -> InputFormat:
@@ -83,12 +85,7 @@ class CheckedConfig(FrameworkConfig):
 
     def write(self, arch: Arch, weights: Path, path: Path) -> None:
         """See :meth:`FrameworkConfig.write`."""
-        try:
-            self._config.write(arch, weights, path)
-        except Exception as error:
-            with TemporaryDirectory() as scratch:
-                elsewhere = Path(scratch, weights.name), Path(scratch, path.name)
-                raise self.explained(error, lambda config: config.write(arch, *elsewhere)) from error
+        self._config.write(arch, weights, path)
 
     def finetune(
         self,
@@ -168,6 +165,12 @@ class _CheckedImages(ImageSource):
             return self._images[index]
         except Exception as error:
             raise self._config.explained(error, lambda config: config.images()[index]) from error
+
+
+def _write_once(config: FrameworkConfig) -> None:
+    """Write a config for some network, since a search that cannot write its winners' should not find out at its end."""
+    with TemporaryDirectory() as scratch:
+        config.write(Arch.resnet50(), Path(scratch, "backbone.pth"), Path(scratch, "config"))
 
 
 class _Begun(Exception):
