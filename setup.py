@@ -45,7 +45,7 @@ setup(
     packages=packages,
     package_dir=package_dir,
     package_data={
-        "data_plugin": ["py.typed", "search/report/*.html", "pretrain/recipes/*.toml"],
+        "data_plugin": ["py.typed", "search/report/*.html", "pretrain/recipes/*.toml", "supernet/shipped_micro/*"],
         "data_plugin.configs_det": ["*/*.py", "*/*.yaml"],
         "data_plugin.configs_seg": ["*/*.py", "*/*.yaml"],
     },
