@@ -38,7 +38,7 @@ def test_the_snippet_of_the_readme_runs_as_written(checkout, tmp_path, monkeypat
 
     monkeypatch.setattr("data_plugin.search.found.run_finetune", shortened)
     names: dict = {}
-    exec(snippet(checkout), names)  # noqa: S102 -- what the README tells people to run
+    exec(snippet(checkout), names)
 
     found, backbone = names["found"], names["backbone"]
     assert isinstance(backbone, DATAResNet)

@@ -77,7 +77,7 @@ class Supernet:
     heads: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def save_supernet(path: Path, supernet: Supernet) -> None:
+def save_supernet(path: Path, supernet: Supernet, half: bool = False) -> None:
     """Write a supernet as one ``.safetensors`` file, whole or not at all.
 
     Its header has :class:`SupernetInfo`, and :func:`content_hash` of that and the tensors.
@@ -85,9 +85,10 @@ def save_supernet(path: Path, supernet: Supernet) -> None:
     Args:
         path: the file to make or replace.
         supernet: the supernet.
+        half: write the weights in half precision, for half the space.
 
     Raises:
-        UserError: if a weight is not finite.
+        UserError: if a weight is not finite, or half precision cannot hold it (65504 at the most).
     """
     tensors = {
         **{_QUERY + name: value for name, value in supernet.query.state_dict().items()},
@@ -95,6 +96,8 @@ def save_supernet(path: Path, supernet: Supernet) -> None:
         **{_HEADS + name: value for name, value in supernet.heads.items()},
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    if half:
+        tensors = {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
     require_finite(path, tensors)
     info = json.dumps(supernet.info.to_json())
     header = {_HEADER: info, _HASH: content_hash(tensors, info)}
