@@ -136,7 +136,8 @@ class _RelationTarget(Target):
         for size, index in self.groups:
             own = _own(features, index, *size)
             names, positions = [batch.names[i] for i in index], own.shape[-2] * own.shape[-1]
-            rows = comparison.rows and draw_rows(names, positions, comparison.rows, comparison.seed, tap)
+            count = comparison.rows
+            rows = None if count is None else draw_rows(names, positions, count, comparison.seed, tap)
             self.relations.append(
                 TeacherRelation(
                     own,

@@ -67,19 +67,18 @@ class PartialSearch:
             names = {budget: [str(arch) for arch in archs] for budget, archs in self.candidates.items()}
             text = json.dumps({"run": self.run, "candidates": names}, indent=1)
             write_whole(description, lambda path: path.write_text(text))
-        taps = range(len(batch.values))
+        arrays: dict[str, Any] = {
+            **{f"values_{tap}": values for tap, values in enumerate(batch.values)},
+            **{f"variance_{tap}": variance for tap, variance in enumerate(batch.variance)},
+            "entropies": batch.entropies,
+            "images": np.array(batch.images),
+            "sha256": np.array(batch.sha256),
+            "parts": np.array(batch.parts),
+        }
 
         def save(path: Path) -> None:
             with path.open("wb") as file:
-                np.savez(
-                    file,
-                    **{f"values_{tap}": batch.values[tap] for tap in taps},
-                    **{f"variance_{tap}": batch.variance[tap] for tap in taps},
-                    entropies=batch.entropies,
-                    images=np.array(batch.images),
-                    sha256=np.array(batch.sha256),
-                    parts=np.array(batch.parts),
-                )
+                np.savez(file, **arrays)
 
         write_whole(self._part(measurement) / f"batch-{index:06d}.npz", save)
 

@@ -56,8 +56,8 @@ def _cost_plot(report: SearchReport, costs: np.ndarray, quantity: str, label: st
     best = {winner.arch for winner in report.winners}
     points = np.column_stack([costs / COSTS[quantity][1], candidates.scores])
     chosen = np.array([arch in best for arch in candidates.archs])
-    axes.scatter(*points.T, s=14, color="#9fb0c3", rasterized=len(points) > POINTS)
-    axes.scatter(*points[chosen].T, s=64, color="#2c7a3f")
+    axes.scatter(points[:, 0], points[:, 1], s=14, color="#9fb0c3", rasterized=len(points) > POINTS)
+    axes.scatter(points[chosen, 0], points[chosen, 1], s=64, color="#2c7a3f")
     axes.step(*points[pareto_front(points)].T, where="post", color="#c0562f")
     axes.set_xlabel(label)
     axes.set_ylabel(score_label(report))
