@@ -315,7 +315,7 @@ class Measurement:
 
     def _measure(self, archs: list[Arch], rows: list[np.ndarray], batches: list[int], known: np.ndarray) -> None:
         """Measure on some batches, this process a part of them, what is not ``known`` of networks, (taps, archs)."""
-        needed: np.ndarray = ~known.all(axis=0)
+        needed = np.asarray(~known.all(axis=0))
         students = [arch for arch, is_needed in zip(archs, needed, strict=True) if is_needed]
         asked = _Asked(students, known[:, needed], [of_tap[needed] for of_tap in rows])
         number = self.measurements
