@@ -3,16 +3,12 @@ import copy
 import pytest
 import torch
 import torchvision
+from samples import SPACE
 from torch import nn
 
 from data_plugin import Arch, SearchSpace, UserError
 from data_plugin.backbones import DATAResNet, DynamicResNet, extract
 
-SPACE = SearchSpace(
-    stem=(4, 8),
-    width=((4, 8), (8, 12), (8, 16), (16, 24)),
-    depth=((1, 2), (1, 2), (1, 3), (1, 2)),
-)
 OS8 = {"strides": (1, 2, 1, 1), "dilations": (1, 1, 2, 4)}
 OFF_GRID = Arch(stem=5, width=(7, 9, 11, 23), depth=(2, 1, 2, 1))
 

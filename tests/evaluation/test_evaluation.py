@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from samples import SPACE, random_supernet_file
 
 from data_plugin import Arch, SearchSpace, UserError
 from data_plugin.backbones import DynamicResNet, extract
@@ -28,12 +29,7 @@ from data_plugin.features.pooled import CalibratedNetworks, labelled_features
 from data_plugin.images.labelled import labelled_folder, labelled_part
 from data_plugin.tools.evaluate import main
 
-SPACE = SearchSpace(
-    stem=(4, 6, 8),
-    width=((4, 8), (4, 8), (4, 8), (4, 8)),
-    depth=((1, 2), (1, 2), (1, 2), (1, 2)),
-)
-MIDDLE = Arch.parse("d2-1-2-1_w4-8-4-8-4")
+MIDDLE = Arch.parse("d2-1-3-1_w4-8-8-16-16")
 ARCHS = [SPACE.smallest, MIDDLE, SPACE.largest]
 COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
 QUICK = ClassifierRecipe(
@@ -150,7 +146,8 @@ def test_features_need_images_to_calibrate_on_and_networks_of_the_supernet():
 
 
 def test_networks_are_named_in_every_way(tmp_path):
-    save_backbone(tmp_path / "winner", extract(DynamicResNet(SPACE), MIDDLE))
+    space = SearchSpace.micro()  # one whose middle network is not its smallest
+    save_backbone(tmp_path / "winner", extract(DynamicResNet(space), MIDDLE))
     names = [
         "smallest",
         "middle",
@@ -159,11 +156,11 @@ def test_networks_are_named_in_every_way(tmp_path):
         str(tmp_path / "winner"),
         str(tmp_path / "winner" / "arch.json"),
     ]
-    assert named_networks(names, SPACE) == [SPACE.smallest, SPACE.middle, SPACE.largest, MIDDLE]
+    assert named_networks(names, space) == [space.smallest, space.middle, space.largest, MIDDLE]
     with pytest.raises(UserError, match="is not an architecture"):
-        named_networks(["medium-sized"], SPACE)
+        named_networks(["medium-sized"], space)
     with pytest.raises(UserError, match="is not text"):
-        named_networks([str(tmp_path / "winner" / "backbone.pth")], SPACE)
+        named_networks([str(tmp_path / "winner" / "backbone.pth")], space)
 
 
 def test_the_labelled_part_is_the_same_of_every_class():
@@ -419,9 +416,9 @@ def test_folders_without_classes_are_refused(folders, tmp_path):
 
 
 def test_a_supernet_of_unknown_image_size_needs_one(folders, tmp_path, capsys):
-    info = SupernetInfo(SPACE, "mocov2", InputFormat.imagenet())
-    save_supernet(tmp_path / "s.safetensors", Supernet(info, DynamicResNet(SPACE), DynamicResNet(SPACE)))
-    arguments = command("knn", tmp_path / "s.safetensors", folders, "--arch", "smallest", "--k", 3)
+    arguments = command(
+        "knn", random_supernet_file(tmp_path / "s.safetensors"), folders, "--arch", "smallest", "--k", 3
+    )
     assert main(arguments) == 2
     assert "--image-size" in capsys.readouterr().err
     assert main([*arguments, "--image-size", "16"]) == 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from samples import TEACHER, tiny_teacher
+from samples import SPACE, TEACHER, tiny_teacher
 from torch.nn import functional as F
 
 from data_plugin import SearchSpace, UserError
@@ -33,11 +33,6 @@ from data_plugin.pretrain.run import CHECKPOINT, PRECISIONS, SUPERNET, pretrain
 from data_plugin.pretrain.step import SupernetTraining
 from data_plugin.pretrain.views import Batch
 
-SPACE = SearchSpace(
-    stem=(4, 8),
-    width=((4, 8), (4, 8), (4, 8), (4, 8)),
-    depth=((1, 2), (1, 2), (1, 2), (1, 2)),
-)
 BATCH = 4
 RECIPE = Recipe(
     method="mocov2",

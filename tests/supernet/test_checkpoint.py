@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from samples import SPACE
 
 from data_plugin import SearchSpace, UserError
 from data_plugin.backbones import DynamicResNet
@@ -15,7 +16,6 @@ from data_plugin.images.input_format import InputFormat
 from data_plugin.supernet.checkpoint import Supernet, SupernetInfo, load_supernet, save_supernet
 from data_plugin.utils.tensor_files import content_hash, read_tensors
 
-SPACE = SearchSpace(stem=(4, 8), width=((4,), (8,), (8,), (16,)), depth=((1,), (1,), (1, 2), (1,)))
 OTHER = SearchSpace(stem=(4, 12), width=SPACE.width, depth=SPACE.depth)
 
 

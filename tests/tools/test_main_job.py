@@ -5,13 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import SPACE
+from samples import SPACE, random_supernet_file
 
 from data_plugin import Arch
-from data_plugin.backbones import DynamicResNet
 from data_plugin.frameworks.registry import DETECTRON2, MMDET
-from data_plugin.images.input_format import InputFormat
-from data_plugin.supernet.checkpoint import Supernet, SupernetInfo, save_supernet
 from data_plugin.tools import finetune_det, search_det
 
 SMALL = {
@@ -48,9 +45,7 @@ SMALL = {
 def test_search_then_fine_tune(chosen, drawn_voc, tmp_path: Path, capsys):
     framework = chosen.name
     pytest.importorskip(framework, reason=f"{framework} is not installed")
-    supernet = tmp_path / "supernet.safetensors"
-    networks = DynamicResNet(SPACE), DynamicResNet(SPACE)
-    save_supernet(supernet, Supernet(SupernetInfo(SPACE, "mocov2", InputFormat.imagenet()), *networks))
+    supernet = random_supernet_file(tmp_path / "supernet.safetensors")
     common = ["--framework", framework, "--data-root", str(drawn_voc), "--opts", *SMALL[framework]]
     search = ["--config", "faster_rcnn_c4_voc", "--supernet", str(supernet), "--out", str(tmp_path / "search")]
     assert search_det.main([*search, "--group", "0-1", "--samples", "5", "--images", "4", *common]) == 0

@@ -21,19 +21,17 @@ from cityscapesscripts.preparation.json2labelImg import createLabelImage
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import Boxes, Instances
+from samples import random_supernet_file
 
-from data_plugin import Arch, SearchSpace, UserError
-from data_plugin.backbones import DATAResNet, DynamicResNet
+from data_plugin import Arch, UserError
+from data_plugin.backbones import DATAResNet
 from data_plugin.backbones import detectron2 as adapter
 from data_plugin.backbones.detectron2.cityscapes import InstanceEvaluator, require_cityscapesscripts
 from data_plugin.backbones.detectron2.datasets import below
 from data_plugin.frameworks.registry import DETECTRON2
-from data_plugin.images.input_format import InputFormat
 from data_plugin.supernet.backbone_files import PTH_FILE, save_backbone
-from data_plugin.supernet.checkpoint import Supernet, SupernetInfo, save_supernet
 from data_plugin.tools import finetune_det, search_det
 
-SPACE = SearchSpace(stem=(8,), width=((8,), (8, 12), (8, 16), (16,)), depth=((1,), (1,), (1, 2), (1, 2)))
 CLASSES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 SIZE = (256, 128)
 """Width and height; the evaluator leaves out objects of fewer than 100 pixels."""
@@ -97,12 +95,9 @@ def _catalogs_as_they_were():
 
 
 def test_search_then_finetune(cityscapes: Path, tmp_path: Path, capsys) -> None:
-    networks = DynamicResNet(SPACE), DynamicResNet(SPACE)
-    save_supernet(
-        tmp_path / "s.safetensors", Supernet(SupernetInfo(SPACE, "mocov2", InputFormat.imagenet()), *networks)
-    )
+    supernet = random_supernet_file(tmp_path / "s.safetensors")
     data = ["--data-root", str(cityscapes)]
-    searching = ["--config", "mask_rcnn_fpn_cityscapes", "--supernet", str(tmp_path / "s.safetensors"), *data]
+    searching = ["--config", "mask_rcnn_fpn_cityscapes", "--supernet", str(supernet), *data]
     sizes = ["--group", "0-1", "--samples", "3", "--images", "2", "--batch-size", "2", "--out", str(tmp_path / "out")]
     assert search_det.main([*searching, *sizes, "--opts", *QUICK]) == 0
     found = json.loads((tmp_path / "out" / "search.json").read_text())

@@ -16,16 +16,15 @@ pytest.importorskip("mmseg", reason="MMSegmentation is not installed")
 
 import mmseg
 from mmengine.structures import PixelData
+from samples import random_supernet_file
 
-from data_plugin import Arch, SearchSpace, UserError
-from data_plugin.backbones import DynamicResNet
+from data_plugin import Arch, UserError
 from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.backbones.mmseg.config import MMSegConfig
 from data_plugin.frameworks.registry import MMSEG
 from data_plugin.images.input_format import InputFormat
 from data_plugin.space import cost
 from data_plugin.supernet.backbone_files import PTH_FILE, save_backbone
-from data_plugin.supernet.checkpoint import Supernet, SupernetInfo, save_supernet
 from data_plugin.tools import finetune_seg, search_seg
 
 ARCH = Arch.parse("d1-1-1-1_w8-8-8-8-16")
@@ -205,11 +204,8 @@ def test_a_head_of_other_classes_is_refused(winner: Path, tmp_path: Path) -> Non
 
 
 def test_search_then_finetune(drawn_cityscapes: Path, tmp_path: Path, capsys) -> None:
-    space = SearchSpace(stem=(8,), width=((8,), (8, 12), (8, 16), (16,)), depth=((1,), (1,), (1, 2), (1, 2)))
-    info = SupernetInfo(space, "mocov2", InputFormat.imagenet())
-    torch.manual_seed(0)
-    save_supernet(tmp_path / "s.safetensors", Supernet(info, DynamicResNet(space), DynamicResNet(space)))
-    searching = ["--config", "fcn_d8_cityscapes", "--supernet", str(tmp_path / "s.safetensors"), "--group", "0-1"]
+    supernet = random_supernet_file(tmp_path / "s.safetensors")
+    searching = ["--config", "fcn_d8_cityscapes", "--supernet", str(supernet), "--group", "0-1"]
     data = ["--data-root", str(drawn_cityscapes)]
     sizes = ["--samples", "5", "--images", "3", "--batch-size", "2", "--device", "cpu"]
     out = tmp_path / "out"
@@ -218,12 +214,12 @@ def test_search_then_finetune(drawn_cityscapes: Path, tmp_path: Path, capsys) ->
     found = json.loads((out / "search.json").read_text())
     assert found["framework"] == "mmseg"
     assert found["taps"] == ["C4", "C5"]
-    assert found["strides_and_dilations"] == {
+    assert found["run"]["resolution"] == {
         "strides": [1, 2, 1, 1],
         "dilations": [1, 1, 2, 4],
         "contract_dilation": True,
     }
-    assert set(found["versions"]) >= {"onedl-mmsegmentation", "torch"}
+    assert set(found["run"]["versions"]) >= {"onedl-mmsegmentation", "torch"}
     (winner,) = found["winners"]
     assert winner["flops"] == cost.flops(Arch.parse(winner["arch"]))  # the papers' count, at output stride 32
     config = out / winner["folder"] / "fcn_d8_cityscapes.py"
@@ -235,11 +231,9 @@ def test_search_then_finetune(drawn_cityscapes: Path, tmp_path: Path, capsys) ->
 
 
 def test_a_supernet_of_another_channel_order_is_refused(drawn_cityscapes: Path, tmp_path: Path, capsys) -> None:
-    space = SearchSpace(stem=(8,), width=((8,), (8,), (8,), (16,)), depth=((1,), (1,), (1, 2), (1,)))
     form = InputFormat("BGR", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395))
-    supernet = Supernet(SupernetInfo(space, "mocov2", form), DynamicResNet(space), DynamicResNet(space))
-    save_supernet(tmp_path / "s.safetensors", supernet)
-    searching = ["--config", "fcn_d8_cityscapes", "--supernet", str(tmp_path / "s.safetensors"), "--group", "0-1"]
+    supernet = random_supernet_file(tmp_path / "s.safetensors", input_format=form)
+    searching = ["--config", "fcn_d8_cityscapes", "--supernet", str(supernet), "--group", "0-1"]
     assert search_seg.main([*searching, "--data-root", str(drawn_cityscapes), "--out", str(tmp_path / "out")]) == 2
     assert "the supernet was pre-trained on BGR" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
