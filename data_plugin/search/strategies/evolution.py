@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data_plugin.search.strategies.strategy import Candidates, Measures, Outcome, Within, distinct
+from data_plugin.search.strategies.strategy import Candidates, Measures, Outcome, Strategy, Within, distinct
 from data_plugin.space.arch import Arch
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.utils.errors import UserError
@@ -18,7 +18,7 @@ TRIES = 2_000
 
 
 @dataclass(frozen=True)
-class Evolution:
+class Evolution(Strategy):
     """How networks evolve; defaults as in once-for-all (Cai et al., 2020, appendix).
 
     Args:
@@ -38,7 +38,6 @@ class Evolution:
     mutated: float = 0.5
     mutation: float = 0.1
     comes_back = True
-    chosen = "found by evolution"
 
     def __post_init__(self) -> None:
         if self.population < 4 or self.generations < 1:
@@ -46,6 +45,11 @@ class Evolution:
                 f"an evolution of {self.generations} generations of {self.population} networks was asked for; "
                 "expected at least 1 generation of 4"
             )
+
+    @property
+    def chosen(self) -> str:
+        """See :class:`Strategy`."""
+        return "found by evolution"
 
     def candidates(self, space: SearchSpace, budgets: Mapping[str, Within], seed: int) -> Candidates:
         """None are known beforehand."""

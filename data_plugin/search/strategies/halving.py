@@ -10,7 +10,7 @@ from data_plugin.search.certainty import surely_behind
 from data_plugin.search.result import SearchResult
 from data_plugin.search.strategies.exhaustive import Exhaustive
 from data_plugin.search.strategies.sample import Sample
-from data_plugin.search.strategies.strategy import Candidates, Measures, Outcome, Within, distinct
+from data_plugin.search.strategies.strategy import Candidates, Measures, Outcome, Strategy, Within, distinct
 from data_plugin.space.arch import Arch
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.utils.errors import UserError
@@ -20,7 +20,7 @@ ROUNDS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 
 
 @dataclass(frozen=True)
-class Halving:
+class Halving(Strategy):
     """Rounds of more and more images, networks that are surely behind being dropped after each.
 
     A network is dropped from a budget when the closest one there is closer by :func:`surely_behind`; one that is in no
@@ -37,7 +37,6 @@ class Halving:
 
     start: Sample | Exhaustive
     confidence: float = 0.95
-    comes_back = False
 
     def __post_init__(self) -> None:
         if not 0.5 < self.confidence < 1:
@@ -51,10 +50,6 @@ class Halving:
     def candidates(self, space: SearchSpace, budgets: Mapping[str, Within], seed: int) -> Candidates:
         """See :class:`Strategy`."""
         return self.start.candidates(space, budgets, seed)
-
-    def most(self, candidates: Candidates, budgets: int) -> int:
-        """See :class:`Strategy`."""
-        return len(distinct(candidates))
 
     def search(
         self,

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from data_plugin.search.strategies.strategy import Candidates, Measures, Outcome, Within, distinct
+from data_plugin.search.strategies.strategy import Candidates, Strategy, Within
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(Strategy):
     """Networks drawn per budget.
 
     Args:
@@ -23,7 +23,6 @@ class Sample:
     """
 
     count: int = 100
-    comes_back = False
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -31,28 +30,13 @@ class Sample:
 
     @property
     def chosen(self) -> str:
-        """See :class:`Strategy`."""
+        """See :attr:`Strategy.chosen`."""
         return f"{self.count} drawn per budget"
 
     def candidates(self, space: SearchSpace, budgets: Mapping[str, Within], seed: int) -> Candidates:
-        """See :class:`Strategy`."""
+        """See :meth:`Strategy.candidates`."""
         return {name: space.sample(self.count, seed, within) for name, within in budgets.items()}
 
-    def most(self, candidates: Candidates, budgets: int) -> int:
-        """See :class:`Strategy`."""
-        return len(distinct(candidates))
-
-    def search(
-        self,
-        measures: Measures,
-        candidates: Candidates,
-        space: SearchSpace,
-        budgets: Mapping[str, Within],
-        seed: int,
-    ) -> Outcome:
-        """See :class:`Strategy`."""
-        return Outcome(measures.measure(distinct(candidates)), candidates)
-
     def to_json(self) -> dict[str, Any]:
-        """See :class:`Strategy`."""
+        """See :meth:`Strategy.to_json`."""
         return {"name": "sample", "count": self.count}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -50,26 +51,39 @@ class Outcome:
     dropped: Mapping[Arch, tuple[int, float]] = field(default_factory=dict)
 
 
-class Strategy(Protocol):
-    """How a search finds its candidates, and how many images it spends on each: a frozen dataclass."""
+class Strategy(ABC):
+    """How a search finds its candidates, and how many images it spends on each: a frozen dataclass.
+
+    Left as it is, a strategy measures the candidates that it knows beforehand on all images.
+
+    Attributes:
+        comes_back: whether it measures several sets of networks on the same images.
+    """
+
+    comes_back: ClassVar[bool] = False
 
     @property
-    def comes_back(self) -> bool:
-        """Whether it measures several sets of networks on the same images."""
-        ...
-
-    @property
+    @abstractmethod
     def chosen(self) -> str:
         """How the candidates came about, for a report, such as "100 drawn per budget"."""
-        ...
 
+    @abstractmethod
     def candidates(self, space: SearchSpace, budgets: Mapping[str, Within], seed: int) -> Candidates:
-        """The networks that are compared, where they are known before anything is measured."""
-        ...
+        """The networks that are compared, where they are known before anything is measured.
+
+        Args:
+            space: the search space.
+            budgets: the budgets by name.
+            seed: seed of all draws.
+        """
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """Its name and settings, JSON values."""
 
     def most(self, candidates: Candidates, budgets: int) -> int:
-        """How many networks are compared at the most."""
-        ...
+        """How many networks are compared at the most, of these candidates within so many budgets."""
+        return len(distinct(candidates))
 
     def search(
         self,
@@ -88,11 +102,7 @@ class Strategy(Protocol):
             budgets: the budgets by name.
             seed: seed of all draws.
         """
-        ...
-
-    def to_json(self) -> dict[str, Any]:
-        """Its name and settings, JSON values."""
-        ...
+        return Outcome(measures.measure(distinct(candidates)), candidates)
 
 
 def distinct(candidates: Candidates) -> list[Arch]:
