@@ -109,4 +109,4 @@ def test_every_pinned_requirement_agrees_with_the_constraints(checkout: Path):
     assert quoted
     for text in quoted:
         requirement = Requirement(text)
-        assert names[requirement.name] in requirement.specifier
+        assert names[requirement.name.lower().replace("_", "-")] in requirement.specifier
