@@ -4,8 +4,9 @@
 (b) authors': for every network the images are loaded again and the teacher runs again.
 
 All three see the same images and networks in one run on one machine. Each row is a process of its own, so that its
-peak memory is its own: that beyond the two branches' weights, library workspaces included. Times are wall clock
-without what a process spends once, ratios are against ours. (a) and (b) may run on a seeded part of the networks, whose
+peak memory is its own: that beyond the two branches' weights, library workspaces included. Times are without what a
+process spends once: wall clock on a GPU, and on a CPU seconds of all its threads, so that other work on the machine
+matters little. Ratios are against ours. (a) and (b) may run on a seeded part of the networks, whose
 share of the multiply-accumulates scales their time up to all of them; the table says so. The prediction is the time for
 the tree's multiply-accumulates at the throughput of the largest network alone, in the faster of torch's memory formats.
 
@@ -22,76 +23,53 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from image_files import ImageFiles
 
 from data_plugin import Arch, SearchSpace
 from data_plugin.backbones import DynamicResNet
 from data_plugin.backbones.sliced import batch_statistics
 from data_plugin.features.prefix_tree import tree_flops, tree_order
-from data_plugin.images.batch import ImageBatch
+from data_plugin.images.batch import ImageBatches
 from data_plugin.images.drawn_voc import draw_voc
 from data_plugin.images.input_format import InputFormat
 from data_plugin.search.distances.relation import TeacherRelation
-from data_plugin.search.searcher import search
+from data_plugin.search.searcher import Searcher
 from data_plugin.space import cost
 from data_plugin.space.search_space import SPACES
+from data_plugin.supernet.checkpoint import Supernet, SupernetInfo
 
 TAP = 3
 """Index of C5, which Faster R-CNN C4 reads."""
 
 
-@dataclass
-class Loader:
-    """Images from JPEG files, decoded anew whenever they are iterated over."""
-
-    files: Sequence[Path]
-    size: int
-    batch_size: int
-
-    def __len__(self) -> int:
-        return -(-len(self.files) // self.batch_size)
-
-    def only(self, indices: Sequence[int]) -> Loader:
-        starts = [index * self.batch_size for index in indices]
-        return Loader([f for s in starts for f in self.files[s : s + self.batch_size]], self.size, self.batch_size)
-
-    def __iter__(self) -> Iterator[ImageBatch]:
-        form = InputFormat.imagenet()
-        for start in range(0, len(self.files), self.batch_size):
-            files = self.files[start : start + self.batch_size]
-            pixels = [np.asarray(Image.open(f).convert("RGB").resize((self.size, self.size))) for f in files]
-            images = (np.stack(pixels) - np.array(form.mean)) / np.array(form.std)
-            tensor = torch.from_numpy(images).permute(0, 3, 1, 2).float().contiguous()
-            yield ImageBatch(tensor, [(self.size, self.size)] * len(files), [f.name for f in files])
+def ours(supernet: Supernet, archs: Sequence[Arch], batches: ImageBatches) -> np.ndarray:
+    result = Searcher(supernet, ["C5"]).measure(archs, batches)
+    return result.scores[[result.index[arch] for arch in archs]]
 
 
-def ours(query: DynamicResNet, key: DynamicResNet, archs: Sequence[Arch], loader: Loader) -> np.ndarray:
-    result = search(query, key, archs, loader, ["C5"])
-    order = {arch: i for i, arch in enumerate(result.archs)}
-    return result.scores[[order[arch] for arch in archs]]
-
-
-def per_network(query: DynamicResNet, key: DynamicResNet, archs: Sequence[Arch], loader: Loader) -> np.ndarray:
-    scores = np.zeros(len(archs))
+def per_network(supernet: Supernet, archs: Sequence[Arch], batches: ImageBatches) -> np.ndarray:
+    query, key = supernet.query, supernet.key
+    scores, images_seen = np.zeros(len(archs)), 0
     with torch.inference_mode(), batch_statistics(query), batch_statistics(key):
-        for batch in loader:
+        for batch in batches:
             images = batch.images.to(next(query.parameters()).device)
             teacher = TeacherRelation(key(images, key.space.largest)[TAP])
             for i, arch in enumerate(archs):
-                scores[i] += teacher.distance(query(images, arch)[TAP]).sum().item()
-    return scores / len(loader.files)
+                divergences, _ = teacher.estimate(query(images, arch)[TAP])
+                scores[i] += divergences.sum().item() / teacher.positions
+            images_seen += len(images)
+    return scores / images_seen
 
 
-def authors(query: DynamicResNet, key: DynamicResNet, archs: Sequence[Arch], loader: Loader) -> np.ndarray:
-    return np.concatenate([per_network(query, key, [arch], loader) for arch in archs])
+def authors(supernet: Supernet, archs: Sequence[Arch], batches: ImageBatches) -> np.ndarray:
+    return np.concatenate([per_network(supernet, [arch], batches) for arch in archs])
 
 
 WAYS = {"ours": ours, "per network": per_network, "authors'": authors}
@@ -145,11 +123,10 @@ def in_a_process(*names: str) -> dict[str, Any]:
 
 def row(arguments: argparse.Namespace, name: str, way: str, root: str) -> dict[str, Any]:
     """One way to search one set of networks: seconds, bytes and scores."""
-    torch.manual_seed(0)
     device, space = torch.device(arguments.device), SPACES[arguments.space]()
-    query, key = (DynamicResNet(space).eval().to(device) for _ in range(2))
+    supernet = random_supernet(space, device)
     files = sorted((Path(root) / "JPEGImages").glob("*.jpg"))[: arguments.images]
-    loader = Loader(files, arguments.size, arguments.batch_size)
+    batches = ImageFiles(files, arguments.size).batches(arguments.batch_size)
     size = (arguments.size, arguments.size)
     networks = candidate_sets(space, arguments.samples)[name]
     archs = networks
@@ -157,8 +134,8 @@ def row(arguments: argparse.Namespace, name: str, way: str, root: str) -> dict[s
         archs = [networks[i] for i in np.random.default_rng(0).choice(len(networks), arguments.part, replace=False)]
     naive = sum(cost.flops(arch, size) for arch in networks)
     before = peak(device)
-    WAYS[way](query, key, [space.smallest], loader)  # what a process spends once
-    scores, seconds = timed(lambda: WAYS[way](query, key, archs, loader), device)
+    WAYS[way](supernet, [space.smallest], batches)  # what a process spends once
+    scores, seconds = timed(lambda: WAYS[way](supernet, archs, batches), device)
     return {
         "archs": [str(arch) for arch in archs],
         "scores": scores.tolist(),
@@ -167,18 +144,25 @@ def row(arguments: argparse.Namespace, name: str, way: str, root: str) -> dict[s
         "share": sum(cost.flops(arch, size) for arch in archs) / naive,
         "naive": naive,
         "tree": tree_flops(tree_order(networks), size) + cost.flops(space.largest, size),
-        "throughput": largest_throughput(query, loader, device) if way == "ours" else 0,
+        "throughput": largest_throughput(supernet.query, batches, device) if way == "ours" else 0,
         "threads": torch.get_num_threads(),
     }
 
 
+def random_supernet(space: SearchSpace, device: torch.device | str = "cpu") -> Supernet:
+    torch.manual_seed(0)
+    query, key = (DynamicResNet(space).eval().to(device) for _ in range(2))
+    return Supernet(SupernetInfo(space, "random weights", InputFormat.imagenet()), query, key)
+
+
 def timed(run: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    if device.type == "cpu":
+        start = time.process_time()
+        return run(), time.process_time() - start
+    torch.cuda.synchronize()
     start = time.perf_counter()
     result = run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    torch.cuda.synchronize()
     return result, time.perf_counter() - start
 
 
@@ -199,16 +183,16 @@ def candidate_sets(space: SearchSpace, samples: int) -> dict[str, list[Arch]]:
     return {"one group": groups[2], "seven groups": [a for group in groups for a in group], "exhaustive": list(space)}
 
 
-def largest_throughput(query: DynamicResNet, loader: Loader, device: torch.device) -> float:
+def largest_throughput(query: DynamicResNet, batches: ImageBatches, device: torch.device) -> float:
     """Multiply-accumulates a second of the largest network on one batch: the better format's median of 25 runs."""
-    images = next(iter(loader)).images.to(device)
+    images = next(iter(batches)).images.to(device)
     medians = []
     with torch.inference_mode():
         for memory_format in (torch.contiguous_format, torch.channels_last):
             laid = images.contiguous(memory_format=memory_format)
             runs = [timed(lambda laid=laid: query(laid, query.space.largest)[0].sum().cpu(), device) for _ in range(26)]
             medians.append(float(np.median([seconds for _, seconds in runs[1:]])))
-    return len(images) * cost.flops(query.space.largest, loader.size) / min(medians)
+    return len(images) * cost.flops(query.space.largest, tuple(images.shape[-2:])) / min(medians)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,15 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from norm_policies import correlation, one_budget, rows
-from search import Loader
+from image_files import ImageFiles
+from rankings import correlation, distances, one_budget
 
-from data_plugin.search.searcher import search
+from data_plugin.images.batch import ImageBatches
+from data_plugin.search.searcher import Searcher
 from data_plugin.supernet.checkpoint import load_supernet
 
 APPROXIMATIONS = {
@@ -42,18 +44,19 @@ def main() -> None:
     parser.add_argument("--taps", nargs="+", default=["C5", "C2,C3,C4,C5"])
     arguments = parser.parse_args()
     supernet = load_supernet(arguments.supernet)
-    query, key = (branch.to(arguments.device) for branch in (supernet.query, supernet.key))
+    for branch in (supernet.query, supernet.key):
+        branch.to(arguments.device)
     archs = one_budget(supernet.info.space, arguments.networks)
     files = sorted(arguments.images.glob("*.jpg"))
     chosen = [files[i] for i in np.random.default_rng(0).permutation(len(files))[: 2 * arguments.count]]
     same, others = (
-        Loader(part, arguments.size, batch_size=4) for part in (chosen[: arguments.count], chosen[arguments.count :])
+        ImageFiles(part, arguments.size).batches(4) for part in (chosen[: arguments.count], chosen[arguments.count :])
     )
 
-    def scores(loader: Loader, taps: str, **options: object) -> tuple[np.ndarray, float]:
+    def scores(batches: ImageBatches, taps: str, **options: Any) -> tuple[np.ndarray, float]:
         start = time.process_time()
-        result = search(query, key, archs, loader, taps.split(","), **options)  # type: ignore[arg-type]
-        return rows(result, archs).mean(1), time.process_time() - start
+        result = Searcher(supernet, taps.split(","), **options).measure(archs, batches)
+        return distances(result, archs).mean(1), time.process_time() - start
 
     print(f"{len(archs)} networks, {arguments.count} images of {arguments.size} pixels")
     for taps in arguments.taps:

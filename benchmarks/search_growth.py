@@ -16,13 +16,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from search import Loader
+from image_files import ImageFiles
+from search import random_supernet
 
 from data_plugin import SearchSpace
-from data_plugin.backbones import DynamicResNet
 from data_plugin.features.prefix_tree import tree_flops, tree_order
 from data_plugin.images.drawn_voc import draw_voc
-from data_plugin.search.searcher import search
+from data_plugin.search.searcher import Searcher
 from data_plugin.space import cost
 from data_plugin.space.search_space import SPACES
 from data_plugin.utils.ranks import joined_ranks
@@ -40,17 +40,16 @@ VARIED = {
 def run(number: int, port: int, space: str, files: list[Path], case: dict, folder: str) -> None:
     """One process of a search; leaves its CPU and wall time in a file."""
     torch.set_num_threads(1)
-    torch.manual_seed(0)
     if case["processes"] > 1:
         ranks = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": case["processes"], "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in ranks.items()}, MASTER_ADDR="localhost")
-    query, key = (DynamicResNet(SPACES[space]()).eval() for _ in range(2))
-    loader = Loader(files[: case["images"]], case["size"], batch_size=2)
-    archs = query.space.sample(case["networks"], seed=0)
-    search(query, key, archs[:1], loader.only([0]), ["C5"])  # what is paid once a process
+    supernet = random_supernet(SPACES[space]())
+    batches = ImageFiles(files[: case["images"]], case["size"]).batches(2)
+    archs = supernet.info.space.sample(case["networks"], seed=0)
+    Searcher(supernet, ["C5"]).measure(archs[:1], batches.only([0]))  # what is paid once a process
     with joined_ranks():
         wall, cpu = time.perf_counter(), time.process_time()
-        search(query, key, archs, loader, case["taps"].split(","))
+        Searcher(supernet, case["taps"].split(",")).measure(archs, batches)
         times = time.process_time() - cpu, time.perf_counter() - wall
     Path(folder, str(number)).write_text(" ".join(map(str, times)))
 
