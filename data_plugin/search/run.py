@@ -173,6 +173,7 @@ def run_search(options: SearchOptions) -> Search | None:
         budgets = _budgets(options, space)
         framework = find_framework(options.framework, options.config, options.task)
         config = framework.open(options.config, options.options, options.data_root)
+        configs = [(framework, config), *_same_config(options, framework)]
         what = f"the config {options.config}, by its {framework.input_keys},"
         supernet.info.input_format.require(config.input_format, what)
         taps = chosen_taps or config.taps
@@ -208,7 +209,6 @@ def run_search(options: SearchOptions) -> Search | None:
         archs = [winner.arch for winner in report.winners]
         with progress_over(sum(map(len, batches.parts)), "images for the winners' batch norms") as advance:
             networks = searcher.extract(archs, batches, advance)
-        configs = [(framework, config), *_same_config(options, framework)]
         write_search(options.out, report, networks, partial(_write_configs, options, configs))
         return Search(options.out, report)
 
