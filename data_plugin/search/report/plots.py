@@ -24,8 +24,7 @@ def cost_plots(report: SearchReport) -> Iterator[str]:
     if "flops" not in candidates.costs or report.input_size:
         yield _cost_plot(report, candidates.flops, "flops", cost_label("flops"))
     for quantity, paid in candidates.costs.items():
-        if quantity != "flops" or report.input_size or "flops" in candidates.costs:
-            yield _cost_plot(report, paid, quantity, cost_label(quantity, report.input_size))
+        yield _cost_plot(report, paid, quantity, cost_label(quantity, report.input_size))
 
 
 def choice_plot(report: SearchReport) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_plugin.search.report.search_report import SearchReport, Winner
+from data_plugin.search.taps import EMBEDDING
 
 COSTS = {
     "flops": ("GFLOPs", 1e9, ".3f"),
@@ -36,7 +37,7 @@ def decimals(value: float, digits: int = 4) -> str:
 
 def score_label(report: SearchReport) -> str:
     """What a score is."""
-    if report.taps == ("z",) or list(report.taps) == ["z"]:
+    if list(report.taps) == [EMBEDDING]:
         return "cosine distance"
     return "divergence per position" if report.reduction == "mean" else "divergence"
 
