@@ -4,7 +4,8 @@ Networks of one budget are ranked in every way on the same disjoint sets of few 
 with that by labels: how often a validation image's own class mean is nearer than another class's, in pooled C5 of
 networks with statistics of images that no search sees. Printed are the searches' rank correlation among each other and
 with the labels, the mean of the latter and its least and greatest. The last column bounds how far the mean is from the
-first row's in 90 % of draws, with replacement, of networks and of validation images.
+first row's in 90 % of draws, with replacement, of networks and of validation images. What the costs alone say of the
+networks stands below.
 
     python benchmarks/taps.py --supernet supernet.safetensors --data tiny_imagenet
 """
@@ -23,6 +24,7 @@ from rankings import by_labels, correlation, distances, drawn, files, halves, on
 from torchvision.datasets import ImageFolder
 
 from data_plugin.search.searcher import Searcher
+from data_plugin.space import cost
 from data_plugin.supernet.checkpoint import load_supernet
 
 MAPS = "C2,C3,C4,C5"
@@ -81,26 +83,24 @@ def main() -> None:
         "| taps | images a batch | | stability | by labels | least to greatest | beyond the first row |\n"
         "| --- | --- | --- | --- | --- | --- | --- |"
     )
+    again = list(draws(*nearer.shape))
     first = None
     for taps, batch_size, options in WAYS:
         searcher = Searcher(supernet, taps.split(","), **options)
         results = (searcher.measure(archs, ImageFiles(each, arguments.size).batches(batch_size)) for each in searched)
         found = np.stack([distances(result, archs).mean(1) for result in results])
         stability = np.mean([correlation(*pair) for pair in itertools.combinations(found, 2)])
-        by_label = agreement(found, labels)
-        again = np.array([agreement(found[:, a], nearer[a][:, i].mean(1)).mean() for a, i in draws(*nearer.shape)])
-        first = again if first is None else first
-        low, high = np.quantile(again - first, [0.05, 0.95])
-        cells = (
-            taps,
-            str(batch_size),
-            ", ".join(options.values()),
-            f"{stability:.3f}",
-            f"{by_label.mean():.3f}",
-            f"{by_label.min():.3f} to {by_label.max():.3f}",
-            f"{low:+.3f} to {high:+.3f}",
+        agrees = agreement(found, labels)
+        agrees_again = np.array([agreement(found[:, a], nearer[a][:, i].mean(1)).mean() for a, i in again])
+        first = agrees_again if first is None else first
+        low, high = np.quantile(agrees_again - first, [0.05, 0.95])
+        print(
+            f"| {taps} | {batch_size} | {', '.join(options.values())} | {stability:.3f} | {agrees.mean():.3f} | "
+            f"{agrees.min():.3f} to {agrees.max():.3f} | {low:+.3f} to {high:+.3f} |",
+            flush=True,
         )
-        print(f"| {' | '.join(cells)} |", flush=True)
+    for name, costs in {"multiply-accumulates": cost.flops, "parameters": cost.params}.items():
+        print(f"more {name} first: {correlation(np.array([costs(arch) for arch in archs]), labels):.3f}")
 
 
 if __name__ == "__main__":
