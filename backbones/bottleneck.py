@@ -114,7 +114,12 @@ def block_dilation(block: int, dilation: int, contract_dilation: bool) -> int:
 
 
 def initialise(model: nn.Module) -> None:
-    """Draw convolutions from He's normal distribution (fan out) and set norms to the identity."""
+    """Draw convolutions from He's normal distribution (fan out) and set norms to the identity.
+
+    What is on the meta device gets its weights from elsewhere; to draw there would only import PyTorch's compiler.
+    """
+    if next(model.parameters()).is_meta:
+        return
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
