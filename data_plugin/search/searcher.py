@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -20,6 +20,7 @@ from data_plugin.images.batch import ImageBatch, ImageBatches
 from data_plugin.search.comparison import REDUCTIONS, Comparison, Reduction, Target, own_means, own_sizes
 from data_plugin.search.distances.embedding import Embedder, trained_heads
 from data_plugin.search.distances.relation import TEMPERATURE
+from data_plugin.search.known import Asked, Known
 from data_plugin.search.memory import FREE_PART, Bound, free_memory, part_of
 from data_plugin.search.result import SearchResult, TapResult
 from data_plugin.search.resume import BatchResult, PartialSearch
@@ -185,46 +186,6 @@ class Searcher:
         return Bound(most, given, self.supernet.query, self.supernet.key, taps, self.rows, held)
 
 
-@dataclass
-class _Known:
-    """What is known at one tap: a row for each distinct feature map, in which networks share theirs.
-
-    Args:
-        stage: the stage that decides the tap.
-        rows: row by what decides the map, as :func:`data_plugin.features.prefix_tree.prefix` has it.
-        values: by batch, divergences (rows, images); NaN, or no row yet, for what is not known.
-        variance: by batch, their variances from drawing rows of the relation, summed up over the images, (rows,).
-    """
-
-    stage: int
-    rows: dict[tuple[int, ...], int] = field(default_factory=dict)
-    values: dict[int, np.ndarray] = field(default_factory=dict)
-    variance: dict[int, np.ndarray] = field(default_factory=dict)
-
-    def rows_of(self, archs: Sequence[Arch]) -> np.ndarray:
-        """The row of every network, (archs,)."""
-        return np.array([self.rows.setdefault(prefix(arch, self.stage), len(self.rows)) for arch in archs])
-
-    def holds(self, rows: np.ndarray, batch: int) -> np.ndarray:
-        """Which rows are known on a batch, (len(rows),)."""
-        values = self.values.get(batch)
-        if values is None:
-            return np.zeros(len(rows), dtype=bool)
-        held = rows < len(values)
-        held[held] = ~np.isnan(values[rows[held], 0])
-        return held
-
-    def fill(self, batch: int, rows: np.ndarray, values: np.ndarray, variance: np.ndarray) -> None:
-        """Take what was found on a batch for some rows: (len(rows), images) and (len(rows),)."""
-        whole = np.full((len(self.rows), values.shape[1]), np.nan)
-        whole_variance = np.zeros(len(self.rows))
-        if batch in self.values:
-            whole[: len(self.values[batch])] = self.values[batch]
-            whole_variance[: len(self.variance[batch])] = self.variance[batch]
-        whole[rows], whole_variance[rows] = values, variance
-        self.values[batch], self.variance[batch] = whole, whole_variance
-
-
 @dataclass(frozen=True)
 class _Batch:
     """A batch in the parts that it is compared in, with the teacher's side of each."""
@@ -279,7 +240,7 @@ class Measurement:
             searcher.seed,
             embedder=self.embedder,
         )
-        self.known = [_Known(stage_of(tap)) for tap in searcher.taps]
+        self.known = [Known(stage_of(tap)) for tap in searcher.taps]
         self.found: dict[int, BatchResult] = {}
         self.kept: dict[int, _Batch] = {}
         self.measurements = 0
@@ -317,7 +278,7 @@ class Measurement:
         """Measure on some batches, this process a part of them, what is not ``known`` of networks, (taps, archs)."""
         needed = np.asarray(~known.all(axis=0))
         students = [arch for arch, is_needed in zip(archs, needed, strict=True) if is_needed]
-        asked = _Asked(students, known[:, needed], [of_tap[needed] for of_tap in rows])
+        asked = Asked(students, known[:, needed], [of_tap[needed] for of_tap in rows])
         number = self.measurements
         self.measurements += 1
         before = from_first({} if self.unfinished is None else self.unfinished.read(number))
@@ -373,7 +334,7 @@ class Measurement:
         for index in indices:
             yield index, self.kept[index].whole if index in self.kept else next(read)
 
-    def _on_batch(self, asked: _Asked, index: int, batch: ImageBatch, bound: Bound) -> BatchResult:
+    def _on_batch(self, asked: Asked, index: int, batch: ImageBatch, bound: Bound) -> BatchResult:
         """Compare on one batch, in as many parts as the memory needs."""
         changes = self.searcher.norm == "batch"
         kept = self.kept.get(index)
@@ -401,7 +362,7 @@ class Measurement:
         return self._joined(batch, found)
 
     def _compare(
-        self, asked: _Asked, part: ImageBatch, targets: dict[int, Target], settled: Callable[[int], None]
+        self, asked: Asked, part: ImageBatch, targets: dict[int, Target], settled: Callable[[int], None]
     ) -> tuple[list[np.ndarray], np.ndarray]:
         """Divergences and variances at every tap, (2, maps, images) each, and entropies (taps, images)."""
         # On the device to the end: fetching every value when it is found would make a GPU wait each time.
@@ -456,24 +417,3 @@ class Measurement:
             hashes=[batch.sha256 for batch in found],
             parts=[batch.parts for batch in found],
         )
-
-
-class _Asked:
-    """Networks to be compared, and the distinct maps of theirs that are not known yet.
-
-    Args:
-        archs: the networks, in the tree's order.
-        known: what is known of them, (taps, archs).
-        rows: their rows per tap, (archs,) each.
-    """
-
-    def __init__(self, archs: list[Arch], known: np.ndarray, rows: list[np.ndarray]) -> None:
-        self.archs = archs
-        self.known = known
-        self.rows = rows
-        self.maps = [np.unique(of_tap[~held]) for of_tap, held in zip(rows, known, strict=True)]
-        """Per tap, the rows of the maps, ascending."""
-
-    def place(self, tap: int, index: int) -> int:
-        """Where in :attr:`maps` the map of a network is."""
-        return int(np.searchsorted(self.maps[tap], self.rows[tap][index]))
