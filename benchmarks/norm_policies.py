@@ -1,4 +1,4 @@
-"""Which batch-norm policy, and which tap, ranks networks best in a search?
+"""Which batch-norm policy ranks networks best in a search?
 
 Networks of one budget are ranked under every policy on two disjoint sets of few images, as a user's search would, and
 the rankings are compared with

@@ -6,9 +6,9 @@
 All three see the same images and networks in one run on one machine. Each row is a process of its own, so that its
 peak memory is its own: that beyond the two branches' weights, library workspaces included. Times are without what a
 process spends once: wall clock on a GPU, and on a CPU seconds of all its threads, so that other work on the machine
-matters little. Ratios are against ours. (a) and (b) may run on a seeded part of the networks, whose
-share of the multiply-accumulates scales their time up to all of them; the table says so. The prediction is the time for
-the tree's multiply-accumulates at the throughput of the largest network alone, in the faster of torch's memory formats.
+matters little. Ratios are against ours. (a) and (b) may run on a seeded part of the networks, whose share of the
+multiply-accumulates scales their time up to all of them; the table says so. The prediction is the time for the tree's
+multiply-accumulates at the throughput of the largest network alone, in the faster of torch's memory formats.
 
     python benchmarks/search.py --images 8 --size 128
     python benchmarks/search.py --images 2 --size 64 --space data --sets exhaustive --part 40
