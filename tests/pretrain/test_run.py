@@ -188,7 +188,7 @@ def test_what_comes_out_is_a_supernet_that_says_how_it_was_trained(images, out):
     assert [training[name] for name in ("image_size", "batch_size", "steps", "seed", "images")] == [32, BATCH, 3, 5, 10]
     assert training["versions"].keys() == {"data_plugin", "torch", "lightly", "lightning"}
     assert {name.split(".")[0] for name in supernet.heads} == {"query", "key"}
-    assert supernet.heads["query.layers.0.weight"].shape == (24, 32)
+    assert supernet.heads["query.layers.0.weight"].shape == (24, SPACE.largest.out_channels[-1])
     assert sorted(path.name for path in out.iterdir()) == ["logs", SUPERNET]
 
 
