@@ -13,12 +13,15 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from data_plugin.frameworks.registry import find_framework
 from data_plugin.tools.exit_codes import user_errors_exit_2
 from data_plugin.tools.framework_help import framework_help
 from data_plugin.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from data_plugin.search.found import Search
 
 CONFIG = "faster_rcnn_c4_voc_demo"
 """The recipe of VOC, cut to what a CPU trains in two minutes."""
@@ -58,6 +61,7 @@ def run_demo(out: Path, framework: str | None, seed: int) -> None:
         UserError: if ``out`` holds anything but an earlier demo, or the framework is not installed.
     """
     from data_plugin.images.drawn_voc import draw_voc
+    from data_plugin.search.found import Search
 
     start = time.monotonic()
     chosen = find_framework(framework, CONFIG, "detection")
@@ -74,16 +78,14 @@ def run_demo(out: Path, framework: str | None, seed: int) -> None:
         *("--supernet", out / "supernet" / "supernet.safetensors", "--group", *GROUPS, "--samples", 20),
         *("--images", 32, "--seed", seed, "--out", out / "search"),
     )
-    winners = json.loads((out / "search" / "search.json").read_text())["winners"]
-    for winner in winners:
-        folder = out / "search" / winner["folder"]
-        config = folder / f"{CONFIG}{chosen.configs.ending}"
+    search = Search.read(out / "search")
+    for found in search.winners:
         _run(
-            *("finetune_det", "--config", config, "--data-root", out / "data"),
-            *("--out", out / "finetuned" / winner["budget"]),
-            log=out / f"finetune_{winner['budget']}.log",
+            *("finetune_det", "--config", found.config, "--data-root", out / "data"),
+            *("--out", out / "finetuned" / found.winner.budget),
+            log=out / f"finetune_{found.winner.budget}.log",
         )
-    _show(out, chosen.name, winners)
+    _show(out, search)
     print(f"\noutput: {out}   report: {out / 'search' / 'report.html'}   {(time.monotonic() - start) / 60:.1f} minutes")
 
 
@@ -127,18 +129,18 @@ def _run_logged(command: Sequence[str], log: Path, environment: Mapping[str, str
     return child.returncode
 
 
-def _show(out: Path, framework: str, winners: Sequence[dict[str, Any]]) -> None:
+def _show(out: Path, search: Search) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, title=f"{CONFIG}, {framework}")
+    table = Table(box=None, pad_edge=False, title=f"{CONFIG}, {search.report.framework}")
     for heading in ("group", "architecture", "GFLOPs", "params (M)", "score", "AP", "AP50"):
         table.add_column(heading, no_wrap=True)
-    for winner in winners:
-        metrics = json.loads((out / "finetuned" / winner["budget"] / "metrics.json").read_text())
+    for winner in search.report.winners:
+        metrics = json.loads((out / "finetuned" / winner.budget / "metrics.json").read_text())
         table.add_row(
-            *(winner["budget"], winner["arch"], f"{winner['flops'] / 1e9:.3f}", f"{winner['params'] / 1e6:.2f}"),
-            *(f"{winner['score']:.4f}", f"{metrics['AP']:.1f}", f"{metrics['AP50']:.1f}"),
+            *(winner.budget, str(winner.arch), f"{winner.flops / 1e9:.3f}", f"{winner.params / 1e6:.2f}"),
+            *(f"{winner.score:.4f}", f"{metrics['AP']:.1f}", f"{metrics['AP50']:.1f}"),
         )
     Console().print(table)
 

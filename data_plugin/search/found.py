@@ -98,6 +98,9 @@ class Search:
     def __str__(self) -> str:
         return terminal_report(self.report)
 
+    def __repr__(self) -> str:
+        return f"Search({self.out}: {', '.join(map(repr, self.winners))})"
+
     def _repr_html_(self) -> str:
         """Winners and score plots, as notebooks show them."""
         from data_plugin.search.report.html import html_summary
