@@ -331,7 +331,8 @@ def assert_same_supernet(found, expected):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
-def test_two_processes_train_as_one_with_the_whole_batch(images, tmp_path, name):
+def test_two_processes_train_as_one_with_the_whole_batch(images, checkout, tmp_path, name, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(checkout / "tests"), prepend=os.pathsep)  # for the tiny teacher
     pretrain(images, SPACE, recipe(name), tmp_path / "one", steps=3, device="cpu", precision="fp64")
     ended = subprocess.run(
         two_processes(images, recipe(name), tmp_path / "two", 3), capture_output=True, text=True, check=False
