@@ -172,13 +172,10 @@ def _prefix(path: Path, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _arch(path: Path, weights: Mapping[str, Tensor]) -> Arch:
-    blocks = [{int(name.split(".")[1]) for name in weights if name.startswith(part)} for part in _PARTS[2:]]
     try:
-        width = [len(weights["conv1.weight"])]
-        width += [len(weights[f"layer{stage + 1}.0.conv2.weight"]) for stage in range(STAGES)]
+        return Arch.from_weights(weights)
     except KeyError as error:
         raise UserError(f"{path} lacks {error.args[0]}; expected a ResNet with a 7x7 stem and four stages") from error
-    return Arch.from_paper(width, [len(found) for found in blocks])
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> list[str]:
