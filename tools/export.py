@@ -25,17 +25,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--torchscript", action="store_true", help="write backbone.torchscript.pt too")
     arguments = parser.parse_args(argv)
 
+    from data_plugin.backbones.data_resnet import DATAResNet
     from data_plugin.frameworks.finetuned_backbone import load_finetuned_backbone
     from data_plugin.space import cost
     from data_plugin.space.arch import Arch
-    from data_plugin.supernet.backbone_files import load_backbone, save_backbone
+    from data_plugin.supernet.backbone_files import save_backbone
     from data_plugin.supernet.export import export_onnx, export_torchscript
     from data_plugin.utils.errors import UserError
 
     if arguments.checkpoint:
         network = load_finetuned_backbone(arguments.checkpoint)
     else:
-        network = load_backbone(arguments.backbone)
+        network = DATAResNet.from_pretrained(arguments.backbone)
     if arguments.arch and Arch.parse(arguments.arch) != network.arch:
         raise UserError(f"the backbone is {network.arch}; expected {arguments.arch}, which --arch asks for")
     if arguments.onnx:

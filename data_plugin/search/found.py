@@ -14,7 +14,6 @@ from data_plugin.frameworks.run import run_finetune
 from data_plugin.search.report.search_report import SearchReport, Winner
 from data_plugin.search.report.terminal import terminal_report
 from data_plugin.space.arch import Arch
-from data_plugin.supernet.backbone_files import load_backbone
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class FoundNetwork:
 
     def backbone(self) -> DATAResNet:
         """The network with its weights, in evaluation mode, for any training loop."""
-        return load_backbone(self.folder)
+        return DATAResNet.from_pretrained(self.folder)
 
     def finetune(self, out: str | Path, **options: Any) -> Mapping[str, float]:
         """Fine-tune it with the framework's own trainer.

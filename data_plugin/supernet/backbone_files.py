@@ -22,8 +22,3 @@ def save_backbone(folder: Path, network: DATAResNet) -> None:
     write_whole(folder / PTH_FILE, lambda path: torch.save(weights, path))
     text = json.dumps(network.arch.to_json()) + "\n"
     write_whole(folder / ARCH_FILE, lambda path: path.write_text(text))
-
-
-def load_backbone(folder: Path) -> DATAResNet:
-    """The network that :func:`save_backbone` wrote, in evaluation mode; see :meth:`DATAResNet.from_pretrained`."""
-    return DATAResNet.from_pretrained(folder)

@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 from data_plugin import Arch
 from data_plugin.backbones import extract
+from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.images.batch import ImageBatches, LoadedImage
 from data_plugin.images.input_format import InputFormat
 from data_plugin.search.memory import Bound
 from data_plugin.search.searcher import Searcher
 from data_plugin.space import cost
 from data_plugin.space.resolution import Resolution
-from data_plugin.supernet.backbone_files import load_backbone
 from data_plugin.supernet.calibration import calibrate
 from data_plugin.supernet.checkpoint import load_supernet
 from data_plugin.tools import search_det
@@ -71,7 +71,7 @@ def test_writes_the_closest_network_of_every_group(config, supernet_file, argume
         assert winner["score"] == pytest.approx(result.scores.min(), rel=1e-4)
         assert winner["flops"] == cost.flops(best)
         assert low <= winner["flops"] < high
-        network = load_backbone(out / winner["folder"])
+        network = DATAResNet.from_pretrained(out / winner["folder"])
         assert network.arch == best
         assert torch.equal(network.conv1.weight, loaded.query.conv1.weight[: best.stem])
         written = (out / winner["folder"] / "faster_rcnn_c4_voc.py").read_text()
@@ -149,7 +149,7 @@ def test_scores_are_those_of_networks_at_the_configs_strides(config, supernet_fi
                     assert theirs.shape[-2:] == (8, 8)
                     expected[tap] += divergence(theirs[0].flatten(1), ours[0].flatten(1)) / 3
         assert row["taps"] == pytest.approx(expected, rel=1e-3)
-    network = load_backbone(tmp_path / "out" / found["winners"][0]["folder"])
+    network = DATAResNet.from_pretrained(tmp_path / "out" / found["winners"][0]["folder"])
     # The winner's statistics are those of its features at these strides.
     best = extract(loaded.query, network.arch, **options)
     calibrate([best], [batch.images for batch in batches])
@@ -227,7 +227,7 @@ def test_the_whole_front_is_an_answer(config, arguments, tmp_path, capsys):
             row = rows[winner["arch"]]
             assert winner["costs"] == pytest.approx({quantity: row["costs"][quantity] for quantity in quantities})
             folder = tmp_path / "out" / winner["folder"]
-            assert str(load_backbone(folder).arch) == winner["arch"]
+            assert str(DATAResNet.from_pretrained(folder).arch) == winner["arch"]
             assert (folder / "faster_rcnn_c4_voc.py").is_file()
             assert winner["arch"] in printed
             cheaper = [r for r in rows.values() if all(r["costs"][q] <= row["costs"][q] for q in quantities)]

@@ -7,7 +7,7 @@ from torch import nn
 
 from data_plugin import SearchSpace, UserError
 from data_plugin.backbones import DATAResNet
-from data_plugin.supernet.backbone_files import load_backbone, save_backbone
+from data_plugin.supernet.backbone_files import save_backbone
 from data_plugin.supernet.calibration import calibrate
 
 ARCH = SearchSpace.micro().smallest
@@ -22,7 +22,7 @@ def test_round_trip_in_torchvisions_names(tmp_path):
     assert set(plain) == set(safe) == set(network.state_dict())
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        for ours, theirs in zip(load_backbone(tmp_path)(images), network(images), strict=True):
+        for ours, theirs in zip(DATAResNet.from_pretrained(tmp_path)(images), network(images), strict=True):
             assert torch.equal(ours, theirs)
 
 
@@ -30,17 +30,17 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
     save_backbone(tmp_path, DATAResNet(ARCH))
     (tmp_path / "arch.json").write_text(json.dumps(SearchSpace.micro().largest.to_json()))
     with pytest.raises(UserError, match=r"missing .* of another shape"):
-        load_backbone(tmp_path)
+        DATAResNet.from_pretrained(tmp_path)
     weights = load_file(tmp_path / "backbone.safetensors")
     save_file({**weights, "fc.weight": torch.rand(2)}, tmp_path / "backbone.safetensors")
     (tmp_path / "arch.json").write_text(json.dumps(ARCH.to_json()))
     with pytest.raises(UserError, match=r"1 unexpected \(fc.weight\)"):
-        load_backbone(tmp_path)
+        DATAResNet.from_pretrained(tmp_path)
 
 
 def test_a_folder_without_a_network_is_refused(tmp_path):
     with pytest.raises(UserError, match="has neither"):
-        load_backbone(tmp_path)
+        DATAResNet.from_pretrained(tmp_path)
 
 
 def test_calibrated_statistics_are_those_of_the_images():

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from data_plugin import Arch, SearchSpace, UserError
 from data_plugin.backbones import extract
+from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.backbones.sliced import SlicedLinear
 from data_plugin.images.input_format import InputFormat
-from data_plugin.supernet.backbone_files import load_backbone
 from data_plugin.supernet.checkpoint import load_supernet
 from data_plugin.supernet.release import read_release
 from data_plugin.tools.convert_checkpoint import main
@@ -284,7 +284,7 @@ def test_tool_exports_a_network_as_the_release_has_it(imported, tmp_path, capsys
     arguments = ["export", "--supernet", str(out), "--arch", str(arch), "--out", str(tmp_path / "network")]
     assert main(arguments) == 0
     assert "running statistics" in capsys.readouterr().out
-    network = load_backbone(tmp_path / "network")
+    network = DATAResNet.from_pretrained(tmp_path / "network")
     assert network.arch == arch
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -311,7 +311,7 @@ def test_tool_exports_a_calibrated_network(imported, tmp_path, capsys):
     more = ["--calibrate", str(tmp_path / "images"), "--batch-size", "2", "--calibration", "5"]
     assert main([*arguments, *more]) == 0
     assert "batch-norm statistics of 4 images at 32 pixels" in capsys.readouterr().out
-    weights = load_backbone(tmp_path / "network").state_dict()
+    weights = DATAResNet.from_pretrained(tmp_path / "network").state_dict()
     theirs = below(state, "encoder_q.0.")
     for name, value in weights.items():
         expected = theirs[name][tuple(slice(0, size) for size in value.shape)]

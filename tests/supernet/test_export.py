@@ -9,7 +9,7 @@ import torch
 from data_plugin import Arch, UserError
 from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.frameworks.finetuned_backbone import load_finetuned_backbone
-from data_plugin.supernet.backbone_files import load_backbone, save_backbone
+from data_plugin.supernet.backbone_files import save_backbone
 from data_plugin.supernet.export import export_onnx
 from data_plugin.tools.export import main
 
@@ -83,7 +83,7 @@ def test_tool_writes_the_artefact_and_onnx_that_runs_alike_at_any_size(
     files = [tmp_path / "out" / f"backbone.{ending}" for ending in ("onnx", "pth", "safetensors")]
     printed = capsys.readouterr()
     assert printed.out.splitlines()[1:] == [str(path) for path in (tmp_path / "out" / "arch.json", *files)]
-    assert load_backbone(tmp_path / "out").arch == ARCH
+    assert DATAResNet.from_pretrained(tmp_path / "out").arch == ARCH
     session = runtime.InferenceSession(str(files[0]), providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
     assert [output.name for output in session.get_outputs()] == ["C2", "C3", "C4", "C5"]

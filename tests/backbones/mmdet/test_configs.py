@@ -26,7 +26,7 @@ from data_plugin.frameworks.registry import MMDET
 from data_plugin.images.batch import ImageBatches
 from data_plugin.images.drawn_voc import draw_voc
 from data_plugin.images.input_format import InputFormat
-from data_plugin.supernet.backbone_files import PTH_FILE, load_backbone, save_backbone
+from data_plugin.supernet.backbone_files import PTH_FILE, save_backbone
 from data_plugin.tools.export import main as export
 
 ARCH = Arch.parse("d1-1-1-1_w8-8-12-16-24")
@@ -173,7 +173,7 @@ def test_box_detectors_train(winner: dict[str, Path], tmp_path: Path, name: str)
     metrics = tiny(winner[name]).finetune(tmp_path / "out")
     assert list(metrics) == ["AP", "AP50", "AP75"]
     state = torch.load(tmp_path / "out" / "iter_2.pth", weights_only=False)["state_dict"]  # written by this test
-    before = load_backbone(winner[name].parent).state_dict()
+    before = DATAResNet.from_pretrained(winner[name].parent).state_dict()
     assert any(not torch.equal(state[f"backbone.{key}"], value) for key, value in before.items())
     assert state["neck.lateral_convs.0.conv.weight"].shape[1] == ARCH.out_channels[1 if "retinanet" in name else 0]
 
@@ -218,7 +218,7 @@ def test_written_config_trains_with_mmdets_own_launcher(winner: dict[str, Path],
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert "coco/segm_mAP" in ran.stdout + ran.stderr
     state = torch.load(tmp_path / "iter_2.pth", weights_only=False)["state_dict"]  # written by this test
-    before = load_backbone(winner["mask_rcnn_fpn_coco"].parent).state_dict()
+    before = DATAResNet.from_pretrained(winner["mask_rcnn_fpn_coco"].parent).state_dict()
     for name, value in before.items():
         if value.ndim == 4:  # two warm-up steps are small: the weights are near those that the config names
             torch.testing.assert_close(state[f"backbone.{name}"], value, atol=0.02, rtol=0)
@@ -261,7 +261,7 @@ def test_fine_tuned_backbone_is_exported(trained, tmp_path: Path, capsys) -> Non
     assert export(["--checkpoint", str(trained[0] / "iter_2.pth"), "--out", str(tmp_path / "out")]) == 0
     assert str(ARCH) in capsys.readouterr().out
     state = torch.load(trained[0] / "iter_2.pth", weights_only=False)["state_dict"]  # written by this test
-    network = load_backbone(tmp_path / "out")
+    network = DATAResNet.from_pretrained(tmp_path / "out")
     assert network.arch == ARCH
     for name, value in network.state_dict().items():
         assert torch.equal(value, state[f"backbone.{name}"]), name
