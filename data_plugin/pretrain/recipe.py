@@ -118,7 +118,7 @@ class Recipe:
 
 def default_recipe(space: SearchSpace) -> str:
     """The name of the recipe that a space is trained with if none is given."""
-    return "micro" if space == SearchSpace.micro() else "data_mocov2_in1k"
+    return "micro" if space in (SearchSpace.micro(), SearchSpace.mini()) else "data_mocov2_in1k"
 
 
 def read_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:

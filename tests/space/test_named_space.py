@@ -45,5 +45,5 @@ def test_a_file_that_holds_no_space_is_refused(tmp_path, text, message):
 
 
 def test_an_unknown_name_is_refused():
-    with pytest.raises(UserError, match="'macro' is not a search space; expected data, micro, or the path"):
+    with pytest.raises(UserError, match="'macro' is not a search space; expected data, mini, micro, or the path"):
         read_space("macro")
