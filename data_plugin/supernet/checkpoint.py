@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import warnings
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -75,6 +77,16 @@ class Supernet:
     query: DynamicResNet
     key: DynamicResNet
     heads: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def at(self, device: torch.device, **resolution: Any) -> Supernet:
+        """Both branches on a device, at the strides and dilations of a config; this one stays as it is.
+
+        Args:
+            device: the device.
+            resolution: arguments of :class:`DynamicResNet`, see ``Resolution.options``.
+        """
+        query, key = (branch.with_options(**resolution).to(device) for branch in (self.query, self.key))
+        return dataclasses.replace(self, query=query, key=key)
 
 
 def save_supernet(path: Path, supernet: Supernet, half: bool = False) -> None:
