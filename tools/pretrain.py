@@ -43,8 +43,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="output folder; supernet.safetensors is the result")
     parser.add_argument(
         "--recipe",
-        help=f"method and hyper-parameters: a .toml file, or {', '.join(RECIPES)} (default: micro for --space micro and mini, "
-        "data_mocov2_in1k for others)",
+        help=f"method and hyper-parameters: a .toml file, or {', '.join(RECIPES)} (default: micro for --space micro "
+        "and mini, data_mocov2_in1k for others)",
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, help="passes over the images")

@@ -1,4 +1,4 @@
-"""Networks fine-tuned alike, with a supernet's weights and with random ones: what each comes to in the same training."""
+"""Networks fine-tuned alike, with a supernet's weights and with random ones: what each comes to."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from data_plugin import __version__
 from data_plugin.frameworks.framework import Framework, Task

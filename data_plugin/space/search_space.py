@@ -66,8 +66,8 @@ class SearchSpace:
     def mini(cls) -> SearchSpace:
         """32,768 networks of 0.04 to 0.72 GFLOPs, to train on a CPU overnight.
 
-        The largest costs 20 times the smallest, against 9 times in Table 1 and 5 in :meth:`micro`: what a network's size
-        is worth shows on few images too. Every width is a multiple of 8, which CPUs and GPUs compute fastest.
+        The largest costs 20 times the smallest, against 9 times in Table 1 and 5 in :meth:`micro`: what a network's
+        size is worth shows on few images too. Every width is a multiple of 8, which CPUs and GPUs compute fastest.
         """
         return cls(
             stem=_steps(8, 32, 8),

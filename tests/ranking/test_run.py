@@ -23,7 +23,7 @@ def supernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_supernet_file(tmp_path_factory.mktemp("alike") / "supernet.safetensors")
 
 
-@pytest.fixture()
+@pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, list[str]]]:
     """What would be fine-tuned, and with which options, in the place of a framework's trainer."""
     runs: list[tuple[Path, list[str]]] = []

@@ -11,6 +11,7 @@ from data_plugin import Arch
 from data_plugin.frameworks.registry import DETECTRON2, MMDET
 from data_plugin.tools import finetune_det, search_det
 
+
 @pytest.mark.slow
 @pytest.mark.parametrize("chosen", [MMDET, DETECTRON2], ids=lambda framework: framework.name)
 def test_search_then_fine_tune(chosen, drawn_voc, tmp_path: Path, capsys):
