@@ -105,8 +105,8 @@ class Detectron2Config(FrameworkConfig):
         text = (
             f"# {arch}. It trains with detectron2's tools/train_net.py, or any script of yours, after the line\n"
             f"#   import {__package__}\n"
-            f"# with the data sets below $DETECTRON2_DATASETS. Those of VOC get the classes of DATASETS.CLASSES, if it\n"
-            f"# names some, when the model is built.\n{cfg.dump()}"
+            f"# with the data sets below $DETECTRON2_DATASETS. Where DATASETS.CLASSES names classes, those of VOC get\n"
+            f"# them when the model is built.\n{cfg.dump()}"
         )
         write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 

@@ -25,7 +25,7 @@ def find_voc_classes(config: Config, given: Sequence[str] | None) -> None:
         UserError: if classes are given and no data set is VOC's, data sets name different ones, or see
             :func:`~data_plugin.images.voc_classes.find_classes`.
     """
-    entries = [leaf for loader in LOADERS for leaf in leaves(config[loader].dataset) if is_voc(leaf)]
+    entries = [(loader, leaf) for loader in LOADERS for leaf in leaves(config[loader].dataset) if is_voc(leaf)]
     if not entries:
         if given is not None:
             raise UserError(
@@ -33,18 +33,21 @@ def find_voc_classes(config: Config, given: Sequence[str] | None) -> None:
                 "and the config has none"
             )
         return
-    own = {class_names(leaf): leaf for leaf in entries if (leaf.get("metainfo") or {}).get("classes")}
+    own: dict[tuple[str, ...], str] = {}
+    for loader, leaf in entries:
+        if (leaf.get("metainfo") or {}).get("classes"):
+            own.setdefault(class_names(leaf), loader)
     if given is None and len(own) > 1:
         (first, one), (second, other), *_ = own.items()
         raise UserError(
-            f"the config names the classes {', '.join(first)} for {one.ann_file} and {', '.join(second)} for "
-            f"{other.ann_file}; expected the same for all"
+            f"the config names the classes {', '.join(first)} in its {one} and {', '.join(second)} in its {other}; "
+            "expected the same in all of train_dataloader, val_dataloader and test_dataloader"
         )
     named = next(iter(own), None) if given is None else given
-    classes = find_classes([split_of(leaf) for leaf in entries], named)
+    classes = find_classes([split_of(leaf) for _, leaf in entries], named)
     if named is None and classes == CLASSES:
         return
-    for leaf in entries:
+    for _, leaf in entries:
         leaf.type = OwnVOCDataset.__name__
         leaf.metainfo = {**(leaf.get("metainfo") or {}), "classes": classes}
     set_classes(config.model, len(classes))

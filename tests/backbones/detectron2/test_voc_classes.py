@@ -197,7 +197,7 @@ def test_classes_that_detectron2_cannot_evaluate_are_refused(voc: Path):
 
 
 def test_classes_are_for_vocs_layout_alone():
-    with pytest.raises(UserError, match="the classes emu are given, but .* VOC's layout alone"):
+    with pytest.raises(UserError, match=r"the classes emu are given, but .* VOC's layout alone"):
         load(None, name="faster_rcnn_fpn_coco", classes=["emu"])
 
 
