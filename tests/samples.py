@@ -1,6 +1,8 @@
 """What tests of several rooms build on: a tiny search space, random images, a supernet of random weights."""
 
 import itertools
+import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from torch import nn
 from data_plugin import SearchSpace
 from data_plugin.backbones import DynamicResNet
 from data_plugin.images.batch import ImageBatches, ImageSource, LoadedImage
+from data_plugin.images.drawn_voc import CLASSES as DRAWN_CLASSES
 from data_plugin.images.input_format import InputFormat
 from data_plugin.supernet.checkpoint import Supernet, SupernetInfo, save_supernet
 
@@ -102,3 +105,26 @@ SMALL_C4 = {
     ],
 }
 """Options that make a few steps on few and small images of ``faster_rcnn_c4_voc``, by framework."""
+
+
+def with_classes(voc: Path, copy: Path, names: Sequence[str]) -> Path:
+    """A copy of a drawn data root in VOC layout whose objects are of other classes.
+
+    Args:
+        voc: the data root.
+        copy: the folder that gets the copy.
+        names: the classes, which take the place of the drawn ones in turn.
+    """
+    shutil.copytree(voc, copy)
+    new = dict(zip(DRAWN_CLASSES, itertools.cycle(names), strict=False))
+    for annotation in copy.rglob("*.xml"):
+        renamed = re.sub(r"<name>(\w+)</name>", lambda found: f"<name>{new[found[1]]}</name>", annotation.read_text())
+        annotation.write_text(renamed)
+    return copy
+
+
+def drawn_names(voc: Path, split: str) -> list[list[str]]:
+    """The classes of the objects of every image of a split, as its annotations have them."""
+    folder = voc / "VOC2007"
+    images = (folder / "ImageSets" / "Main" / f"{split}.txt").read_text().split()
+    return [re.findall(r"<name>(.*)</name>", (folder / "Annotations" / f"{name}.xml").read_text()) for name in images]

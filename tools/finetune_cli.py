@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_plugin.tools.classes_argument import add_classes_argument
 from data_plugin.tools.framework_help import framework_help
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def add_finetune_arguments(parser: argparse.ArgumentParser, task: Task) -> None:
     parser.add_argument("--config", required=True, help="config that a search wrote, or a config name or path")
     parser.add_argument("--out", required=True, type=Path, help="folder of checkpoints, logs and metrics.json")
     parser.add_argument("--data-root", type=Path, help="folder of the data sets, instead of the config's")
+    add_classes_argument(parser, task)
     parser.add_argument("--framework", help=framework_help(task))
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
@@ -49,6 +51,7 @@ def finetune_and_print(arguments: argparse.Namespace, task: Task) -> None:
         task,
         framework=arguments.framework,
         data_root=arguments.data_root,
+        classes=arguments.classes,
         options=arguments.opts,
         resume=arguments.resume,
         eval_only=arguments.eval_only,

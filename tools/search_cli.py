@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_plugin.tools.classes_argument import add_classes_argument
 from data_plugin.tools.framework_help import framework_help
 from data_plugin.utils.errors import UserError
 
@@ -45,6 +46,7 @@ def add_search_arguments(parser: argparse.ArgumentParser, task: Task, example: s
         "memory measured (default: the config's, at its strides)",
     )
     parser.add_argument("--data-root", type=Path, help="folder of the data sets, instead of the config's")
+    add_classes_argument(parser, task)
     parser.add_argument("--framework", help=framework_help(task))
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--samples", type=int, default=100, help="networks drawn per budget (default: %(default)s)")
@@ -143,6 +145,7 @@ def search_and_print(arguments: argparse.Namespace, task: Task, finetune: str) -
             task=task,
             framework=arguments.framework,
             data_root=arguments.data_root,
+            classes=arguments.classes,
             budgets=[*map(Budget.group, arguments.group), *map(Budget.parse, arguments.budget)],
             every_group=arguments.all_groups,
             input_size=arguments.input_size,

@@ -10,10 +10,11 @@ from detectron2.config import get_cfg
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import Res5ROIHeads
 
-from data_plugin.backbones.detectron2.datasets import below, image_files
+from data_plugin.backbones.detectron2.datasets import below, image_files, register_classes
 from data_plugin.backbones.detectron2.finetune import finetune
 from data_plugin.backbones.detectron2.images import ModelInputs
 from data_plugin.backbones.detectron2.swap import with_data_resnet
+from data_plugin.backbones.detectron2.voc_classes import find_voc_classes
 from data_plugin.backbones.detectron2.weights import BY_NAME_ENDINGS
 from data_plugin.frameworks.framework_config import FrameworkConfig
 from data_plugin.images.batch import ImageSource
@@ -34,7 +35,13 @@ class Detectron2Config(FrameworkConfig):
         cfg: the config, with ``DATAResNet`` in its ResNet's place.
     """
 
-    def __init__(self, path: Path, options: Sequence[str] = (), data_root: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        options: Sequence[str] = (),
+        data_root: Path | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
         if path.suffix == ".py":
             raise UserError(
                 f"{path} is a LazyConfig, and the tools read detectron2's YAML configs; give one of those, or set the "
@@ -54,6 +61,7 @@ class Detectron2Config(FrameworkConfig):
         torch.device(cfg.MODEL.DEVICE)  # what is no device fails here, not only where a model is built
         self.cfg = with_data_resnet(cfg)
         self._placed = [] if data_root is None else below(data_root, self.cfg)
+        find_voc_classes(self.cfg, self._placed, classes)
 
     @property
     def input_format(self) -> InputFormat:
@@ -97,7 +105,8 @@ class Detectron2Config(FrameworkConfig):
         text = (
             f"# {arch}. It trains with detectron2's tools/train_net.py, or any script of yours, after the line\n"
             f"#   import {__package__}\n"
-            f"# with the data sets below $DETECTRON2_DATASETS.\n{cfg.dump()}"
+            f"# with the data sets below $DETECTRON2_DATASETS. Where DATASETS.CLASSES names classes, those of VOC get\n"
+            f"# them when the model is built.\n{cfg.dump()}"
         )
         write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
@@ -113,6 +122,7 @@ class Detectron2Config(FrameworkConfig):
         """See :meth:`FrameworkConfig.finetune` and :func:`finetune`."""
         for data_set in self._placed:
             data_set.register()
+        register_classes(self.cfg)
         return finetune(self.cfg, out, resume=resume, eval_only=eval_only, weights=weights, began=began)
 
     @property

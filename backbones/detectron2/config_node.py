@@ -1,4 +1,4 @@
-"""The node ``MODEL.DATA_RESNET`` of detectron2's configs, and which network a config describes."""
+"""What is added to detectron2's configs, above all ``MODEL.DATA_RESNET``, and which network a config describes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from data_plugin.utils.errors import UserError
 
 
 def add_data_resnet_config(cfg: CfgNode) -> None:
-    """Add the node ``MODEL.DATA_RESNET`` to a config.
+    """Add the node ``MODEL.DATA_RESNET`` and the entry ``DATASETS.CLASSES`` to a config.
 
     What detectron2's ResNet and ours share stays where detectron2 has it: ``MODEL.BACKBONE.FREEZE_AT`` and
     ``MODEL.RESNETS.{OUT_FEATURES, NORM, RES5_DILATION}``. The stride is always in the 3x3 convolution, whatever
@@ -22,6 +22,8 @@ def add_data_resnet_config(cfg: CfgNode) -> None:
     node.RES5_EXTRA_NORM = False
     # Recompute every block in the backward pass instead of keeping its activations.
     node.WITH_CP = False
+    # The classes of VOC data sets, in order; empty leaves those of detectron2's catalogs, VOC's twenty.
+    cfg.DATASETS.CLASSES = ()
 
 
 def architecture(config: CfgNode) -> Arch:

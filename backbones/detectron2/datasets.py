@@ -14,11 +14,11 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances, register_pascal_voc
+from detectron2.data.datasets import load_voc_instances, register_coco_instances, register_pascal_voc
 from detectron2.data.datasets.cityscapes import load_cityscapes_instances
 
 from data_plugin.images.image_folder import ImageFolder
-from data_plugin.images.voc import listed_names, voc_root
+from data_plugin.images.voc import CLASSES, VOCSplit, object_names, voc_root
 from data_plugin.utils.errors import UserError
 
 Record = dict[str, Any]
@@ -60,10 +60,14 @@ class VOC(DataSet):
 
     split: str
 
+    @property
+    def listed(self) -> VOCSplit:
+        """What ``ImageSets/Main`` lists."""
+        return VOCSplit.named(self.folder, self.split)
+
     def images(self) -> list[Path]:
         """The photographs that ``ImageSets/Main`` lists."""
-        listing = self.folder / "ImageSets" / "Main" / f"{self.split}.txt"
-        return [self.folder / "JPEGImages" / f"{name}.jpg" for name in listed_names(listing)]
+        return [self.listed.photograph(name) for name in self.listed.names]
 
     def register(self) -> None:
         """See :meth:`DataSet.register`."""
@@ -178,13 +182,44 @@ def catalogued(name: str) -> DataSet | None:
     """
     _require_known(name)
     metadata = MetadataCatalog.get(name)
-    if _VOC.fullmatch(name):
+    if _VOC.fullmatch(name) and "dirname" in metadata.as_dict():  # not someone's own data set of such a name
         return VOC(name, Path(metadata.dirname), metadata.split)
     if _COCO.fullmatch(name):
         return COCO(name, Path(metadata.image_root), Path(metadata.json_file))
     if _CITYSCAPES.fullmatch(name):
         return Cityscapes(name, Path(metadata.image_dir), Path(metadata.gt_dir))
     return None
+
+
+def voc_data_sets(cfg: CfgNode, placed: Sequence[DataSet] = ()) -> list[VOC]:
+    """The VOC data sets that a config names and detectron2 knows.
+
+    Args:
+        cfg: the config.
+        placed: those of its data sets that are elsewhere than detectron2's catalogs say.
+    """
+    by_name = {each.name: each for each in placed}
+    names = [name for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)) if _VOC.fullmatch(name)]
+    found = (by_name.get(name) or catalogued(name) for name in names if name in by_name or name in DatasetCatalog)
+    return [each for each in found if isinstance(each, VOC)]
+
+
+def register_classes(cfg: CfgNode) -> None:
+    """Let detectron2's catalogs have the VOC data sets of a config with the classes of its ``DATASETS.CLASSES``.
+
+    Without any, those that had classes by this function get VOC's twenty back, and no others are touched.
+
+    Args:
+        cfg: the config.
+    """
+    for each in voc_data_sets(cfg):
+        is_ours = getattr(DatasetCatalog[each.name], "func", None) is _load_voc
+        if not (cfg.DATASETS.CLASSES or is_ours):
+            continue
+        classes = tuple(cfg.DATASETS.CLASSES) or CLASSES
+        # detectron2 refuses other classes than the first, and its demo asks for the metadata before there is a model.
+        vars(MetadataCatalog.get(each.name))["thing_classes"] = list(classes)
+        DatasetCatalog[each.name] = partial(_load_voc, each, classes)
 
 
 def read_records(name: str) -> list[Record]:
@@ -229,6 +264,17 @@ def _image_files(name: str, data_set: DataSet | None) -> list[Path]:
         images = data_set.images()
     require_images(images, name)
     return images
+
+
+def _load_voc(data_set: VOC, classes: tuple[str, ...]) -> list[Record]:
+    """The images with their objects of some classes; detectron2's own function fails at an object of any other."""
+    split = data_set.listed
+    found = {name for image in split.names for name in object_names(split.annotation(image))}
+    others = sorted(found.difference(classes))
+    records = load_voc_instances(str(data_set.folder), data_set.split, [*classes, *others])
+    for record in records:
+        record["annotations"] = [each for each in record["annotations"] if each["category_id"] < len(classes)]
+    return records
 
 
 def _voc_below(names: Sequence[str], data_root: Path) -> list[DataSet]:

@@ -24,6 +24,7 @@ from data_plugin.backbones.detectron2.device import on_available_device
 from data_plugin.backbones.detectron2.labels import (
     CLASSES_OF,
     require_data_sets,
+    require_evaluable,
     require_labels,
     require_same_classes,
 )
@@ -101,6 +102,7 @@ def finetune(
         data_sets.update(require_data_sets(cfg.DATASETS.TRAIN))
     for name in cfg.DATASETS.TEST:
         _evaluator_type(name)
+    require_evaluable(cfg.DATASETS.TEST)
     require_labels(cfg, data_sets)
     require_same_classes(list(data_sets))
     cfg.MODEL.WEIGHTS = ""

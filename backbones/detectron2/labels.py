@@ -7,6 +7,7 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.evaluation.pascal_voc_evaluation import parse_rec
 
 from data_plugin.backbones.detectron2.cityscapes import require_cityscapesscripts
 from data_plugin.backbones.detectron2.datasets import VOC, Record, catalogued, read_records, require_images
@@ -29,6 +30,24 @@ def require_data_sets(names: Sequence[str]) -> Mapping[str, list[Record]]:
     if not names:
         raise UserError("the config names no data set; set DATASETS.TRAIN and DATASETS.TEST")
     return {name: _labelled(name) for name in names}
+
+
+def require_evaluable(names: Sequence[str]) -> None:
+    """Check that detectron2's evaluator, which reads VOC's annotations once more, can.
+
+    Raises:
+        UserError: naming the first annotation of a VOC data set that it cannot read.
+    """
+    for data_set in map(catalogued, names):
+        for name in data_set.listed.names if isinstance(data_set, VOC) else ():
+            annotation = data_set.listed.annotation(name)
+            try:
+                parse_rec.__wrapped__(str(annotation))  # what it is wrapped in remembers the file as it was
+            except (AttributeError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"detectron2's evaluator cannot read {annotation} ({error}); expected pose, truncated, difficult "
+                    "and bndbox in every object, with whole numbers of pixels"
+                ) from error
 
 
 def require_labels(cfg: CfgNode, data_sets: Mapping[str, Sequence[Record]]) -> None:
@@ -85,7 +104,7 @@ def _labelled(name: str) -> list[Record]:
     """The images of a data set, all of which are there, with their labels."""
     data_set, metadata = catalogued(name), MetadataCatalog.get(name)
     if isinstance(data_set, VOC) and data_set.folder.is_dir():
-        check_voc(data_set.folder.parent, str(metadata.year), data_set.split)
+        check_voc(data_set.listed)
     if metadata.get("evaluator_type", "").startswith("cityscapes"):
         require_cityscapesscripts()
     records = read_records(name)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from data_plugin.backbones import data_resnet
 from data_plugin.backbones.bottleneck import Norm
 from data_plugin.backbones.detectron2.config_node import architecture, require_plain_resnet
+from data_plugin.backbones.detectron2.datasets import register_classes
 from data_plugin.backbones.detectron2.weights import LoadedWhole
 from data_plugin.space.arch import Arch
 from data_plugin.utils.errors import UserError
@@ -79,8 +80,13 @@ class DATAResNet(data_resnet.DATAResNet, LoadedWhole, Backbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        """The arguments that a config describes; see :func:`add_data_resnet_config` for the entries that it reads."""
+        """The arguments that a config describes; see :func:`add_data_resnet_config` for the entries that it reads.
+
+        Data sets in detectron2's catalogs get the config's classes, see :func:`register_classes`.
+        """
         require_plain_resnet(cfg)
+        # The one place that a script which knows detectron2 alone brings its config to, before it reads data.
+        register_classes(cfg)
         return {
             "arch": architecture(cfg),
             "out_features": cfg.MODEL.RESNETS.OUT_FEATURES,

@@ -7,14 +7,22 @@ In a config: ``custom_imports = dict(imports=["data_plugin.backbones.mmdet"])`` 
 from mmdet.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
 
 from data_plugin.backbones.mmdet.shared_head import DATAResLayer
-from data_plugin.backbones.mmdet.voc import IncludeDifficult, UnlabelledVOCDataset
+from data_plugin.backbones.mmdet.voc import IncludeDifficult, OwnVOCDataset, UnlabelledVOCDataset
 from data_plugin.backbones.openmmlab.precise_bn import PreciseBNHook
 from data_plugin.backbones.openmmlab.resnet import OpenMMLabResNet
 
-__all__ = ["DATAResLayer", "IncludeDifficult", "OpenMMLabResNet", "PreciseBNHook", "UnlabelledVOCDataset"]
+__all__ = [
+    "DATAResLayer",
+    "IncludeDifficult",
+    "OpenMMLabResNet",
+    "OwnVOCDataset",
+    "PreciseBNHook",
+    "UnlabelledVOCDataset",
+]
 
 MODELS.register_module(name="DATAResNet", module=OpenMMLabResNet)
 MODELS.register_module(module=DATAResLayer)
 HOOKS.register_module(module=PreciseBNHook)
 TRANSFORMS.register_module(module=IncludeDifficult)
+DATASETS.register_module(module=OwnVOCDataset)
 DATASETS.register_module(module=UnlabelledVOCDataset)

@@ -13,6 +13,7 @@ from data_plugin.backbones.mmdet.coco import check_coco_labels, place_coco
 from data_plugin.backbones.mmdet.figures import metric_names
 from data_plugin.backbones.mmdet.shared_head import DATAResLayer
 from data_plugin.backbones.mmdet.voc import check_lists, check_voc_labels, drop_absent_years, place, unlabelled
+from data_plugin.backbones.mmdet.voc_classes import find_voc_classes
 from data_plugin.backbones.openmmlab.config import OpenMMLabConfig
 from data_plugin.backbones.openmmlab.config_file import LOADERS
 from data_plugin.backbones.openmmlab.resnet import OpenMMLabResNet
@@ -27,6 +28,7 @@ class MMDetConfig(OpenMMLabConfig):
             data sets still count VOC 2012 even where it is missing.
         data_root: the folder that holds the data sets (for VOC: ``VOC2007`` or ``VOCdevkit``; for COCO: what the
             config's own ``data_root`` names, with ``annotations`` and ``train2017``), instead of the config's.
+        classes: the classes of VOC data sets, in order; see :class:`FrameworkConfig`.
 
     Raises:
         UserError: see :class:`~data_plugin.frameworks.framework_config.FrameworkConfig`.
@@ -44,6 +46,9 @@ class MMDetConfig(OpenMMLabConfig):
             place(self.cfg[name].dataset, data_root)
         drop_absent_years(self.cfg.train_dataloader.dataset)
         check_lists(self.cfg.train_dataloader.dataset)
+
+    def _find_classes(self, classes: Sequence[str] | None) -> None:
+        find_voc_classes(self.cfg, classes)
 
     def _unlabelled(self, leaf: ConfigDict, pipeline: Sequence[Any]) -> ConfigDict:
         return unlabelled(leaf, pipeline)

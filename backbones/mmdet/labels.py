@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from mmdet.registry import DATASETS
 from mmengine.config import ConfigDict
+from mmengine.fileio import list_from_file
 
 from data_plugin.utils.errors import UserError
 
@@ -20,7 +22,9 @@ def class_names(leaf: ConfigDict) -> tuple[str, ...]:
     """Classes of a data set entry, by its ``metainfo`` or else its type's; a label is an index into those it uses."""
     given = (leaf.get("metainfo") or {}).get("classes")
     names = kind(leaf).METAINFO.get("classes", ()) if given is None else given
-    return (names,) if isinstance(names, str) else tuple(names)
+    if isinstance(names, str):  # MMEngine takes the name of a file with one class a line, too
+        return tuple(list_from_file(names)) if Path(names).is_file() else (names,)
+    return tuple(names)
 
 
 def require_classes(model: ConfigDict, count: int, source: object) -> None:
@@ -36,17 +40,29 @@ def require_classes(model: ConfigDict, count: int, source: object) -> None:
     Raises:
         UserError: naming the first head with another number of classes.
     """
-    for head, classes in _class_counts(model, "model"):
-        if classes != count:
+    for at, head in _heads(model, "model"):
+        if head.num_classes != count:
             raise UserError(
-                f"{source} has labels 0 to {count - 1}, but {head}.num_classes is {classes}; expected {count}"
+                f"{source} has labels 0 to {count - 1}, but {at}.num_classes is {head.num_classes}; expected {count}"
             )
 
 
-def _class_counts(node: Any, at: str) -> Iterator[tuple[str, int]]:
+def set_classes(model: ConfigDict, count: int) -> None:
+    """Let every head for objects tell so many classes apart; one that proposes regions has no such number to change.
+
+    Args:
+        model: the config's model; changed in place.
+        count: how many classes are labelled.
+    """
+    for _, head in _heads(model, "model"):
+        head.num_classes = count
+
+
+def _heads(node: Any, at: str) -> Iterator[tuple[str, ConfigDict]]:
+    """Heads for objects with a number of classes, those in lists and in models within the model too, and where."""
     children = enumerate(node) if isinstance(node, (list, tuple)) else node.items() if isinstance(node, dict) else ()
     named = [part for part in at.split(".") if not part.isdecimal()]
     if isinstance(node, dict) and named[-1] in ("bbox_head", "mask_head") and type(node.get("num_classes")) is int:
-        yield at, node["num_classes"]
+        yield at, node
     for key, child in children:
-        yield from _class_counts(child, f"{at}.{key}")
+        yield from _heads(child, f"{at}.{key}")

@@ -6,7 +6,7 @@ import os.path
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mmcv.transforms import BaseTransform
 from mmengine.config import Config, ConfigDict
@@ -14,7 +14,7 @@ from mmengine.config import Config, ConfigDict
 from data_plugin.backbones.mmdet.datasets import VOCDataset
 from data_plugin.backbones.mmdet.labels import class_names, kind, require_classes
 from data_plugin.backbones.openmmlab.config_file import leaves
-from data_plugin.images.voc import check_voc, listed_names, voc_root
+from data_plugin.images.voc import VOCSplit, check_voc, listed_names, voc_root
 from data_plugin.utils.errors import UserError
 
 
@@ -28,6 +28,20 @@ class IncludeDifficult(BaseTransform):
         return results
 
 
+class OwnVOCDataset(VOCDataset):
+    """Data in VOC's layout with classes of its own, which ``metainfo`` has to name.
+
+    MMDetection's evaluator prints VOC's names for a ``VOCDataset``'s classes, whatever they are, and fails beyond the
+    twentieth; its visualizer has colours for twenty.
+    """
+
+    METAINFO: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._metainfo["dataset_type"] = None
+
+
 class UnlabelledVOCDataset(VOCDataset):
     """The images of a VOC split; annotations need not exist."""
 
@@ -37,8 +51,13 @@ class UnlabelledVOCDataset(VOCDataset):
 
 
 def is_voc(leaf: ConfigDict) -> bool:
-    """Whether a data set entry is MMDetection's VOC class."""
-    return kind(leaf) is VOCDataset
+    """Whether a data set entry is MMDetection's VOC class, or ours for other classes."""
+    return kind(leaf) in (VOCDataset, OwnVOCDataset)
+
+
+def split_of(leaf: ConfigDict) -> VOCSplit:
+    """The split of a placed VOC data set entry."""
+    return VOCSplit(_folder(leaf), Path(leaf.data_root) / leaf.ann_file)
 
 
 def place(dataset: ConfigDict, data_root: Path | None) -> None:
@@ -92,23 +111,31 @@ def check_lists(dataset: ConfigDict) -> None:
         UserError: naming the list that is missing, empty or no text.
     """
     for leaf in filter(is_voc, leaves(dataset)):
-        listed_names(Path(leaf.data_root) / leaf.ann_file)
+        listed_names(split_of(leaf).listing)
 
 
 def check_voc_labels(config: Config, loader: str) -> None:
-    """Check every image, annotation and class name of a loader's VOC splits, and the model's class counts.
+    """Check every image and annotation of a loader's VOC splits, and the model's class counts.
 
     Args:
         config: the config.
         loader: ``train_dataloader`` or ``val_dataloader``.
 
     Raises:
-        UserError: naming the first file that is missing, unreadable or holds a class that VOC does not have, or the
-            first head of the model with fewer classes than the data set.
+        UserError: naming the first file that is missing or unreadable, the first head of the model with another number
+            of classes than the data set, or the list of images without any object of the classes.
     """
-    for leaf in filter(is_voc, leaves(config[loader].dataset)):
-        check_voc(Path(leaf.data_root), _year(leaf), Path(leaf.ann_file).stem)
-        require_classes(config.model, len(class_names(leaf)), leaf.ann_file)
+    entries = list(filter(is_voc, leaves(config[loader].dataset)))
+    labelled = False
+    for leaf in entries:
+        objects, classes = check_voc(split_of(leaf)), class_names(leaf)
+        require_classes(config.model, len(classes), leaf.ann_file)
+        labelled |= any(name in objects for name in classes)
+    if entries and not labelled:
+        raise UserError(
+            f"no image of {' and '.join(str(split_of(leaf).listing) for leaf in entries)} has an object of the classes "
+            f"{', '.join(classes)}; expected labelled images"
+        )
 
 
 def unlabelled(leaf: ConfigDict, pipeline: Sequence[Any]) -> ConfigDict:
@@ -121,7 +148,3 @@ def unlabelled(leaf: ConfigDict, pipeline: Sequence[Any]) -> ConfigDict:
 
 def _folder(leaf: ConfigDict) -> Path:
     return Path(leaf.data_root) / leaf.data_prefix.sub_data_root
-
-
-def _year(leaf: ConfigDict) -> str:
-    return _folder(leaf).name.removeprefix("VOC")

@@ -45,6 +45,13 @@ class MMSegConfig(OpenMMLabConfig):
         for name in LOADERS:
             place(self.cfg[name].dataset, data_root)
 
+    def _find_classes(self, classes: Sequence[str] | None) -> None:
+        if classes is not None:
+            raise UserError(
+                f"the classes {', '.join(classes)} are given, but they can be named for detectors alone, on data sets "
+                "in VOC's layout; a segmenter's are those of its config"
+            )
+
     def _unlabelled(self, leaf: ConfigDict, pipeline: Sequence[Any]) -> ConfigDict:
         return unlabelled(leaf, pipeline)
 

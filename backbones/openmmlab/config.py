@@ -39,6 +39,7 @@ class OpenMMLabConfig(FrameworkConfig):
         path: the ``.py`` file.
         options: ``KEY=VALUE`` strings as OpenMMLab's ``--cfg-options`` takes them; keys must exist.
         data_root: the folder that holds the data sets, instead of the config's.
+        classes: the classes of objects, where the framework's data sets let them be named.
 
     Attributes:
         cfg: MMEngine's object, with ``DATAResNet`` in the ResNet's place and the data root in its data sets.
@@ -62,11 +63,18 @@ class OpenMMLabConfig(FrameworkConfig):
     preprocessor: ClassVar[str]
     """The data preprocessor of models that name none."""
 
-    def __init__(self, path: Path, options: Sequence[str] = (), data_root: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        options: Sequence[str] = (),
+        data_root: Path | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
         self.cfg: Config = read_config(path, self.title)
         merge_options(self.cfg, options)
         replace_resnet(self.cfg, self.models)
         self._find_data(data_root)
+        self._find_classes(classes)
 
     @property
     def input_format(self) -> InputFormat:
@@ -157,6 +165,10 @@ class OpenMMLabConfig(FrameworkConfig):
     @abstractmethod
     def _find_data(self, data_root: Path | None) -> None:
         """Put the data root into every data set of the config, or check the config's own."""
+
+    @abstractmethod
+    def _find_classes(self, classes: Sequence[str] | None) -> None:
+        """Give the data sets and heads of the config their classes: the given ones, or those of the data."""
 
     @abstractmethod
     def _unlabelled(self, leaf: ConfigDict, pipeline: Sequence[Any]) -> ConfigDict:

@@ -40,6 +40,7 @@ class CheckedConfig(FrameworkConfig):
         path: the config file.
         options: ``KEY=VALUE`` strings that change entries, in the framework's own keys.
         data_root: the folder that holds the data sets, instead of the config's.
+        classes: the classes of objects; None leaves them to the config and the annotations.
 
     Raises:
         UserError: see :class:`FrameworkConfig`.
@@ -52,14 +53,16 @@ class CheckedConfig(FrameworkConfig):
         path: Path,
         options: Sequence[str] = (),
         data_root: Path | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
         self._adapter = adapter
         self._title = title
         self._path = path
         self._options = tuple(options)
         self._data_root = data_root
+        self._classes = classes
         try:
-            self._config = adapter(path, self._options, data_root)
+            self._config = adapter(path, self._options, data_root, classes)
             _write_once(self._config)
         except Exception as error:
             raise self.explained(error, _write_once) from error
@@ -138,7 +141,7 @@ class CheckedConfig(FrameworkConfig):
         """Whether the framework fails with some of the options; what we refuse ourselves has an error of its own."""
         try:
             with warnings.catch_warnings(action="ignore"), _silence():
-                question(self._adapter(self._path, options, self._data_root))
+                question(self._adapter(self._path, options, self._data_root, self._classes))
         except UserError:
             return False
         except Exception:

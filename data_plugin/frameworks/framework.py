@@ -69,7 +69,13 @@ class Framework:
         if not self.is_installed:
             raise UserError(f"{self.name} is not installed; install it with: {self.install}")
 
-    def open(self, config: str, options: Sequence[str] = (), data_root: Path | None = None) -> FrameworkConfig:
+    def open(
+        self,
+        config: str,
+        options: Sequence[str] = (),
+        data_root: Path | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> FrameworkConfig:
         """Open a config.
 
         Args:
@@ -77,6 +83,7 @@ class Framework:
                 path, or a name of the framework's model zoo.
             options: ``KEY=VALUE`` strings that change entries, in the framework's own keys.
             data_root: the folder that holds the data sets, instead of the config's.
+            classes: the classes of objects; None leaves them to the config and the annotations.
 
         Returns:
             The config; whatever goes wrong with it is a :class:`UserError` that names the option at fault.
@@ -91,4 +98,4 @@ class Framework:
         path = self.configs.find(config)
         module, _, name = self.adapter.partition(":")
         adapter: type[FrameworkConfig] = getattr(importlib.import_module(module), name)
-        return CheckedConfig(adapter, self.title, path, options, data_root)
+        return CheckedConfig(adapter, self.title, path, options, data_root, classes)

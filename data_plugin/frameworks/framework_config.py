@@ -24,14 +24,22 @@ class FrameworkConfig(ABC):
         path: the config file.
         options: ``KEY=VALUE`` strings that change entries, in the framework's own keys, which must exist.
         data_root: the folder that holds the data sets, instead of the config's.
+        classes: the classes of objects in data sets of VOC's layout, in order; None takes those that the config names,
+            and else reads them from the annotations, see :func:`~data_plugin.images.voc_classes.find_classes`.
 
     Raises:
         UserError: if the file is no config, an option has no such key or does not fit, the backbone is no plain ResNet,
-            or the data root is missing or not of the data set's layout.
+            the data root is missing or not of the data set's layout, or the classes are not those of the annotations.
     """
 
     @abstractmethod
-    def __init__(self, path: Path, options: Sequence[str] = (), data_root: Path | None = None) -> None: ...
+    def __init__(
+        self,
+        path: Path,
+        options: Sequence[str] = (),
+        data_root: Path | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None: ...
 
     @property
     @abstractmethod

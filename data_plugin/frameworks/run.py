@@ -26,6 +26,7 @@ def run_finetune(
     *,
     framework: str | None = None,
     data_root: Path | None = None,
+    classes: Sequence[str] | None = None,
     options: Sequence[str] = (),
     resume: bool = False,
     eval_only: bool = False,
@@ -39,6 +40,7 @@ def run_finetune(
         task: what the config's model is for.
         framework: the framework; None picks one, see :func:`find_framework`.
         data_root: folder of the data sets; None leaves the config's.
+        classes: the classes of objects; None leaves them to the config and the annotations.
         options: ``KEY=VALUE`` changes of the config.
         resume: go on from the last checkpoint in ``out``.
         eval_only: evaluate without training.
@@ -61,7 +63,7 @@ def run_finetune(
         raise UserError(f"the weights {weights} are not a file; expected a detector checkpoint")
     if eval_only and weights is None and not started:
         raise UserError(f"there is no checkpoint in {out} to evaluate; give one with --weights")
-    opened = find_framework(framework, config, task).open(config, options, data_root)
+    opened = find_framework(framework, config, task).open(config, options, data_root, classes)
     metrics = opened.finetune(out, resume=resume, eval_only=eval_only, weights=weights)
     if rank() == 0:
         text = json.dumps(dict(metrics), indent=1) + "\n"

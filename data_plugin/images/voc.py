@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -53,36 +54,65 @@ def listed_names(listing: Path) -> list[str]:
     return names
 
 
-def check_voc(root: Path, year: str, split: str) -> int:
-    """Check one split: its list, and for every image in it the photograph, the annotation and the class names.
+@dataclass(frozen=True)
+class VOCSplit:
+    """Images that are trained or evaluated on together.
 
     Args:
-        root: the folder that :func:`voc_root` returned.
-        year: ``2007`` or ``2012``.
-        split: a name in ``ImageSets/Main``, such as ``trainval``.
+        folder: the folder of a year, such as ``VOC2007``, with ``JPEGImages`` and ``Annotations``.
+        listing: the file that lists their names, see :func:`listed_names`.
+    """
 
-    Returns:
-        The number of images.
+    folder: Path
+    listing: Path
+
+    @classmethod
+    def named(cls, folder: Path, name: str) -> VOCSplit:
+        """The split of a name in ``ImageSets/Main``, such as ``trainval``."""
+        return cls(folder, folder / "ImageSets" / "Main" / f"{name}.txt")
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the images; see :func:`listed_names`, whose errors it raises."""
+        return listed_names(self.listing)
+
+    def photograph(self, name: str) -> Path:
+        """Where the image of a name is."""
+        return self.folder / "JPEGImages" / f"{name}.jpg"
+
+    def annotation(self, name: str) -> Path:
+        """Where the annotation of an image is."""
+        return self.folder / "Annotations" / f"{name}.xml"
+
+
+def object_names(annotation: Path) -> list[str]:
+    """The class of every object in an annotation.
 
     Raises:
-        UserError: naming the first file that is missing, unreadable or holds a class outside :data:`CLASSES`.
+        UserError: if the file is missing or no annotation in XML, or an object in it has no name.
     """
-    folder = root / f"VOC{year}"
-    listing = folder / "ImageSets" / "Main" / f"{split}.txt"
-    names = listed_names(listing)
-    for name in names:
-        if not (folder / "JPEGImages" / f"{name}.jpg").is_file():
-            raise UserError(f"{folder / 'JPEGImages' / name}.jpg is missing, but {listing.name} lists it")
-        annotation = folder / "Annotations" / f"{name}.xml"
-        try:
-            objects = ElementTree.parse(annotation).findall("object")
-        except (OSError, ElementTree.ParseError) as error:
-            raise UserError(f"{annotation} is missing or not an annotation ({error})") from error
-        _check_classes(annotation, [item.findtext("name", default="") for item in objects])
-    return len(names)
+    try:
+        objects = ElementTree.parse(annotation).findall("object")
+    except (OSError, ElementTree.ParseError, LookupError, ValueError) as error:  # the last two of odd encodings
+        raise UserError(f"{annotation} is missing or not an annotation in XML ({error})") from error
+    names = [item.findtext("name", default="") for item in objects]
+    if not all(name.strip() for name in names):
+        raise UserError(f"{annotation} has an object without a name; expected <name> with its class in every <object>")
+    return names
 
 
-def _check_classes(annotation: Path, names: Sequence[str]) -> None:
-    for name in names:
-        if name not in CLASSES:
-            raise UserError(f"{annotation} has an object of class {name!r}; expected one of {', '.join(CLASSES)}")
+def check_voc(split: VOCSplit) -> Counter[str]:
+    """Check one split: its list, and for every image in it the photograph and the annotation.
+
+    Returns:
+        The number of objects of every class.
+
+    Raises:
+        UserError: naming the first file that is missing, unreadable or has an object without a name.
+    """
+    objects: Counter[str] = Counter()
+    for name in split.names:
+        if not split.photograph(name).is_file():
+            raise UserError(f"{split.photograph(name)} is missing, but {split.listing.name} lists it")
+        objects.update(object_names(split.annotation(name)))
+    return objects

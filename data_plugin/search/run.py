@@ -52,6 +52,8 @@ class SearchOptions:
         task: what the config's model is for; None leaves it to the config's name.
         framework: the framework; None picks one, see :func:`data_plugin.frameworks.registry.find_framework`.
         data_root: folder of the data sets; None leaves the config's.
+        classes: the classes of objects that the winners' configs are for; None leaves them to the config and the
+            annotations. No search depends on them.
         budgets: which networks may be chosen; one answer each.
         every_group: add all of the paper's groups that hold a network.
         input_size: height and width in pixels at which FLOPs are counted, and latency and memory measured; None
@@ -80,6 +82,7 @@ class SearchOptions:
     task: Task | None = None
     framework: str | None = None
     data_root: Path | None = None
+    classes: Sequence[str] | None = None
     budgets: Sequence[Budget] = ()
     every_group: bool = False
     input_size: tuple[int, int] | None = None
@@ -171,7 +174,7 @@ def run_search(options: SearchOptions) -> Search | None:
         space = supernet.info.space
         budgets = _budgets(options, space)
         framework = find_framework(options.framework, options.config, options.task)
-        config = framework.open(options.config, options.options, options.data_root)
+        config = framework.open(options.config, options.options, options.data_root, options.classes)
         configs = [(framework, config), *_same_config(options, framework)]
         what = f"the config {options.config}, by its {framework.input_keys},"
         supernet.info.input_format.require(config.input_format, what)
@@ -338,7 +341,7 @@ def _write_configs(
 def _same_config(options: SearchOptions, framework: Framework) -> list[tuple[Framework, FrameworkConfig]]:
     """Our config of the same name for the other installed frameworks of the task, as we ship it."""
     return [
-        (other, other.open(options.config, (), options.data_root))
+        (other, other.open(options.config, (), options.data_root, options.classes))
         for other in frameworks_of(framework.task)
         if other.name != framework.name and other.is_installed and other.configs.ours(options.config)
     ]
@@ -351,6 +354,7 @@ def _description(
     packages = [*framework.distributions, "torch"]
     return {
         "options": list(options.options),
+        "classes": None if options.classes is None else list(options.classes),
         "supernet": {
             "path": str(options.supernet),
             "sha256": file_hash(options.supernet),

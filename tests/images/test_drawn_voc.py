@@ -7,7 +7,7 @@ from PIL import Image
 
 from data_plugin.images.drawn_voc import CLASSES, draw, draw_voc
 from data_plugin.images.voc import CLASSES as VOC_CLASSES
-from data_plugin.images.voc import check_voc, voc_root
+from data_plugin.images.voc import VOCSplit, check_voc, voc_root
 from data_plugin.utils.errors import UserError
 
 SIZE = (200, 150)
@@ -36,8 +36,10 @@ def change(drawing):
 
 def test_layout_is_the_one_that_the_frameworks_read(drawn_voc: Path):
     root = voc_root(drawn_voc)
-    assert check_voc(root, "2007", "trainval") == 8
-    assert check_voc(root, "2007", "test") == 4
+    for name, count in (("trainval", 8), ("test", 4)):
+        split = VOCSplit.named(root / "VOC2007", name)
+        assert len(split.names) == count
+        assert set(check_voc(split)) <= set(VOC_CLASSES)
     assert len(list((root / "VOC2007" / "JPEGImages").glob("*.jpg"))) == 16
     assert len(list((root / "VOC2007" / "Annotations").iterdir())) == 12
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import SMALL_C4, SPACE, random_supernet_file
+from samples import SMALL_C4, SPACE, random_supernet_file, with_classes
 
 from data_plugin import Arch
 from data_plugin.frameworks.registry import DETECTRON2, MMDET
@@ -40,3 +40,24 @@ def test_search_then_fine_tune(chosen, drawn_voc, tmp_path: Path, capsys):
     assert "holds a run already; add --resume" in capsys.readouterr().err
     assert finetune_det.main([*run, "--eval-only"]) == 0
     assert json.loads((tmp_path / "detector" / "metrics.json").read_text()) == pytest.approx(metrics, abs=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:TRAINING DATA IS NOT", "ignore:.*classes of their own")
+@pytest.mark.parametrize("chosen", [MMDET, DETECTRON2], ids=lambda framework: framework.name)
+def test_a_data_set_with_classes_of_its_own(chosen, drawn_voc, tmp_path: Path, capsys):
+    pytest.importorskip(chosen.name, reason=f"{chosen.name} is not installed")
+    root = with_classes(drawn_voc, tmp_path / "own", ("raccoon", "kangaroo"))
+    supernet = random_supernet_file(tmp_path / "supernet.safetensors")
+    common = ["--framework", chosen.name, "--data-root", str(root)]
+    search = ["--config", "faster_rcnn_c4_voc", "--supernet", str(supernet), *common]
+    search += ["--group", "0-1", "--samples", "2", "--images", "2", "--opts", *SMALL[chosen.name]]
+    assert search_det.main([*search, "--out", str(tmp_path / "slip"), "--classes", "racoon,kangaroo"]) == 2
+    assert "no annotation has a 'racoon'" in capsys.readouterr().err
+    assert search_det.main([*search, "--out", str(tmp_path / "search"), "--classes", "raccoon, kangaroo"]) == 0
+
+    found = json.loads((tmp_path / "search" / "search.json").read_text())
+    assert found["run"]["classes"] == ["raccoon", "kangaroo"]
+    config = tmp_path / "search" / found["winners"][0]["folder"] / f"faster_rcnn_c4_voc{chosen.configs.ending}"
+    assert finetune_det.main(["--config", str(config), *common, "--out", str(tmp_path / "detector")]) == 0
+    assert {"AP", "AP50", "AP75"} <= set(json.loads((tmp_path / "detector" / "metrics.json").read_text()))

@@ -19,6 +19,7 @@ from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.backbones.mmdet.config import MMDetConfig
 from data_plugin.frameworks.registry import MMDET
 from data_plugin.images.drawn_voc import draw_voc
+from data_plugin.images.voc import CLASSES
 from data_plugin.supernet.backbone_files import PTH_FILE, save_backbone
 
 ARCH = Arch.parse("d1-1-1-1_w8-8-8-8-16")
@@ -234,7 +235,7 @@ def test_unknown_classes_and_missing_files_are_named(voc: Path, winner: Path, tm
     good = annotation.read_text()
     annotation.write_text(good.replace("<object>", "<object><name>unicorn</name>", 1).replace("<object>", "<object>"))
     with pytest.raises(UserError, match=r"00001.xml has an object of class 'unicorn'"):
-        load(winner, root, *TINY).finetune(tmp_path / "out")
+        MMDetConfig(winner, TINY, root, CLASSES)
     annotation.write_text(good)
     (root / "VOC2007/ImageSets/Main/test.txt").unlink()
     with pytest.raises(UserError, match=r"test.txt is missing"):
