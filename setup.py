@@ -70,6 +70,7 @@ setup(
             "data-finetune-det = data_plugin.tools.finetune_det:main",
             "data-search-seg = data_plugin.tools.search_seg:main",
             "data-finetune-seg = data_plugin.tools.finetune_seg:main",
+            "data-finetune-alike = data_plugin.tools.finetune_alike:main",
             "data-export = data_plugin.tools.export:main",
             "data-compare-searches = data_plugin.tools.compare_searches:main",
             "data-demo = data_plugin.tools.demo:main",

@@ -81,3 +81,32 @@ TEACHER = {
     "teacher_std": [64.0, 64.0, 64.0],
 }
 """Settings of a distillation from it."""
+
+SMALL_C4 = {
+    "mmdet": [
+        "test_dataloader.num_workers=0",
+        "test_dataloader.dataset.pipeline.1.scale=(160,96)",
+        "train_dataloader.num_workers=0",
+        "train_dataloader.batch_size=2",
+        "train_dataloader.dataset.datasets.0.pipeline.3.scales=[(160,96)]",
+        "val_dataloader.num_workers=0",
+        "val_dataloader.dataset.pipeline.1.scale=(160,96)",
+        "train_cfg.max_iters=2",
+        "train_cfg.val_interval=2",
+        "custom_hooks.0.num_iters=2",
+        "model.train_cfg.rcnn.sampler.num=8",
+        "model.test_cfg.rpn.max_per_img=10",
+    ],
+    "detectron2": [
+        "DATALOADER.NUM_WORKERS=0",
+        "INPUT.MIN_SIZE_TRAIN=[96]",
+        "INPUT.MIN_SIZE_TEST=96",
+        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE=8",
+        "MODEL.RPN.POST_NMS_TOPK_TEST=10",
+        "SOLVER.IMS_PER_BATCH=2",
+        "SOLVER.MAX_ITER=2",
+        "SOLVER.STEPS=[]",
+        "TEST.PRECISE_BN.NUM_ITER=2",
+    ],
+}
+"""Options that make a few steps on few and small images of ``faster_rcnn_c4_voc``, by framework."""

@@ -182,12 +182,12 @@ def test_importing_the_package_imports_no_torch(tmp_path: Path):
     run(sys.executable, "-c", code, cwd=tmp_path)
 
 
-def test_what_draws_nothing_imports_no_matplotlib(tmp_path: Path):
-    code = "import sys, data_plugin.supernet.release; assert 'matplotlib' not in sys.modules"
+@pytest.mark.parametrize("module", ["supernet.release", "evaluation.run"])
+def test_what_draws_nothing_imports_no_matplotlib(module: str, tmp_path: Path):
+    code = f"import sys, data_plugin.{module}; assert 'matplotlib' not in sys.modules"
     run(sys.executable, "-c", code, cwd=tmp_path)
 
 
 def test_evaluation_imports_nothing_of_the_search(tmp_path: Path):
-    """What reports of searches draw with comes along with nothing of ours; Lightning's metrics bring it themselves."""
     code = "import sys, data_plugin.evaluation.run as _; assert 'data_plugin.search' not in sys.modules"
     run(sys.executable, "-c", code, cwd=tmp_path)

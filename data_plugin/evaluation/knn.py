@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import torch
-from lightly.utils.benchmarking.knn import knn_predict
-from lightly.utils.benchmarking.topk import mean_topk_accuracy
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -41,6 +39,10 @@ def knn_accuracy(
     Raises:
         UserError: if k or the temperature is out of range.
     """
+    # lightly brings Lightning along, and that matplotlib.
+    from lightly.utils.benchmarking.knn import knn_predict
+    from lightly.utils.benchmarking.topk import mean_topk_accuracy
+
     require_neighbours(k, len(train_features))
     if not temperature >= LOWEST_TEMPERATURE:
         raise UserError(f"the temperature is {temperature}; expected at least {LOWEST_TEMPERATURE}")

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.progress import track
@@ -18,7 +18,6 @@ from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.backbones.dynamic_resnet import DynamicResNet
 from data_plugin.backbones.extract import extract
 from data_plugin.evaluation.accuracy import Accuracy
-from data_plugin.evaluation.classification import CHECKPOINT, ClassifierRecipe, Classifiers, fit
 from data_plugin.evaluation.images import (
     AugmentedImages,
     EpochShuffle,
@@ -35,6 +34,9 @@ from data_plugin.images.labelled import labelled_part
 from data_plugin.space.arch import Arch
 from data_plugin.supernet.calibration import calibrate
 from data_plugin.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from data_plugin.evaluation.classification import ClassifierRecipe
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ class Evaluation:
         Raises:
             UserError: see :func:`fit`.
         """
+        from data_plugin.evaluation.classification import Classifiers, fit
+
         torch.manual_seed(self.seed)
         channels = {arch: arch.out_channels[-1] for arch in self.archs}
         classifiers = Classifiers(self._calibrated().features, channels, len(self.train.classes), recipe)
@@ -117,6 +121,8 @@ class Evaluation:
         Raises:
             UserError: if the fraction is out of range, or see :func:`fit`.
         """
+        from data_plugin.evaluation.classification import CHECKPOINT, Classifiers, fit
+
         indices = labelled_part(self.train.targets, fraction, self.seed)
         run = {**self._run(), "fraction": fraction}
         found: dict[Arch, Accuracy] = {}

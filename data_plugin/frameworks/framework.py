@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Task = Literal["detection", "segmentation"]
 
+MAIN_METRIC: Mapping[Task, str] = {"detection": "AP", "segmentation": "mIoU"}
+"""Of what :meth:`FrameworkConfig.finetune` returns, the figure that papers compare."""
+
 
 @dataclass(frozen=True)
 class Framework:
@@ -30,6 +33,7 @@ class Framework:
         distributions: names under which it and what it stands on are installed, to report their versions.
         configs: the names of its configs.
         input_keys: where its configs say how images reach the network.
+        seed_key: the key of its configs for the seed of a training.
         adapter: ``module:class`` of its :class:`FrameworkConfig`, which imports the framework.
         backbone_places: where its models keep the backbone or a part of it: prefixes of the names of weights, each
             with what completes the rest of a name to torchvision's.
@@ -42,6 +46,7 @@ class Framework:
     distributions: tuple[str, ...]
     configs: ConfigNames
     input_keys: str
+    seed_key: str
     adapter: str
     backbone_places: Mapping[str, str] = field(hash=False)
 

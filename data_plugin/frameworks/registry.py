@@ -14,6 +14,7 @@ DETECTRON2 = Framework(
     distributions=("detectron2",),
     configs=ConfigNames("detectron2", ending=".yaml", zoo="model_zoo/configs"),
     input_keys="INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD",
+    seed_key="SEED",
     adapter="data_plugin.backbones.detectron2.config:Detectron2Config",
     backbone_places={"backbone.": "", "backbone.bottom_up.": "", "roi_heads.res5.": ""},
 )
@@ -26,6 +27,7 @@ MMDET = Framework(
     distributions=("onedl-mmdetection", "onedl-mmcv", "onedl-mmengine"),
     configs=ConfigNames("mmdet", ending=".py", zoo=".mim/configs"),
     input_keys="model.data_preprocessor",
+    seed_key="randomness.seed",
     adapter="data_plugin.backbones.mmdet.config:MMDetConfig",
     backbone_places={"backbone.": "", "detector.backbone.": "", "roi_head.shared_head.": ""},
 )
@@ -38,6 +40,7 @@ MMSEG = Framework(
     distributions=("onedl-mmsegmentation", "onedl-mmcv", "onedl-mmengine"),
     configs=ConfigNames("mmseg", ending=".py", zoo=".mim/configs"),
     input_keys="model.data_preprocessor",
+    seed_key="randomness.seed",
     adapter="data_plugin.backbones.mmseg.config:MMSegConfig",
     backbone_places={"backbone.": ""},
 )

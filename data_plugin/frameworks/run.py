@@ -15,6 +15,9 @@ from data_plugin.utils.ranks import rank
 LAST_CHECKPOINT = "last_checkpoint"
 """The file in which detectron2 and mmengine alike name the checkpoint that a run would resume from."""
 
+METRICS = "metrics.json"
+"""The file in the output folder that holds what a finished run came to."""
+
 
 def run_finetune(
     config: str,
@@ -62,5 +65,5 @@ def run_finetune(
     metrics = opened.finetune(out, resume=resume, eval_only=eval_only, weights=weights)
     if rank() == 0:
         text = json.dumps(dict(metrics), indent=1) + "\n"
-        write_whole(out / "metrics.json", lambda path: path.write_text(text))
+        write_whole(out / METRICS, lambda path: path.write_text(text))
     return metrics

@@ -186,7 +186,7 @@ def run_search(options: SearchOptions) -> Search | None:
         measured.prepare({quantity for budget in budgets for quantity in budget.quantities})
         costs = {**_closed_costs(options), "latency": measured.latency, "memory": measured.memory}
         searcher = Searcher(
-            _at(supernet, device, resolution),
+            supernet.at(device, **resolution),
             taps,
             reduction=options.reduction,
             norm=options.norm,
@@ -213,12 +213,6 @@ def run_search(options: SearchOptions) -> Search | None:
             networks = searcher.extract(archs, batches, advance)
         write_search(options.out, report, networks, partial(_write_configs, options, configs))
         return Search(options.out, report)
-
-
-def _at(supernet: Supernet, device: torch.device, resolution: Mapping[str, Any]) -> Supernet:
-    """The supernet on a device, at the strides and dilations of a config."""
-    query, key = (branch.with_options(**resolution).to(device) for branch in (supernet.query, supernet.key))
-    return dataclasses.replace(supernet, query=query, key=key)
 
 
 def _searched(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import warnings
@@ -87,6 +88,16 @@ class Supernet:
     query: DynamicResNet
     key: DynamicResNet
     heads: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def at(self, device: torch.device, **resolution: Any) -> Supernet:
+        """Both branches on a device, at the strides and dilations of a config; this one stays as it is.
+
+        Args:
+            device: the device.
+            resolution: arguments of :class:`DynamicResNet`, see ``Resolution.options``.
+        """
+        query, key = (branch.with_options(**resolution).to(device) for branch in (self.query, self.key))
+        return dataclasses.replace(self, query=query, key=key)
 
 
 def save_supernet(path: Path, supernet: Supernet, half: bool = False, one_branch: bool = False) -> None:

@@ -5,40 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import SPACE, random_supernet_file
+from samples import SMALL_C4, SPACE, random_supernet_file
 
 from data_plugin import Arch
 from data_plugin.frameworks.registry import DETECTRON2, MMDET
 from data_plugin.tools import finetune_det, search_det
-
-SMALL = {
-    "mmdet": [
-        "test_dataloader.num_workers=0",
-        "test_dataloader.dataset.pipeline.1.scale=(160,96)",
-        "train_dataloader.num_workers=0",
-        "train_dataloader.batch_size=2",
-        "train_dataloader.dataset.datasets.0.pipeline.3.scales=[(160,96)]",
-        "val_dataloader.num_workers=0",
-        "val_dataloader.dataset.pipeline.1.scale=(160,96)",
-        "train_cfg.max_iters=2",
-        "train_cfg.val_interval=2",
-        "custom_hooks.0.num_iters=2",
-        "model.train_cfg.rcnn.sampler.num=8",
-        "model.test_cfg.rpn.max_per_img=10",
-    ],
-    "detectron2": [
-        "DATALOADER.NUM_WORKERS=0",
-        "INPUT.MIN_SIZE_TRAIN=[96]",
-        "INPUT.MIN_SIZE_TEST=96",
-        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE=8",
-        "MODEL.RPN.POST_NMS_TOPK_TEST=10",
-        "SOLVER.IMS_PER_BATCH=2",
-        "SOLVER.MAX_ITER=2",
-        "SOLVER.STEPS=[]",
-        "TEST.PRECISE_BN.NUM_ITER=2",
-    ],
-}
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chosen", [MMDET, DETECTRON2], ids=lambda framework: framework.name)
@@ -46,7 +17,7 @@ def test_search_then_fine_tune(chosen, drawn_voc, tmp_path: Path, capsys):
     framework = chosen.name
     pytest.importorskip(framework, reason=f"{framework} is not installed")
     supernet = random_supernet_file(tmp_path / "supernet.safetensors")
-    common = ["--framework", framework, "--data-root", str(drawn_voc), "--opts", *SMALL[framework]]
+    common = ["--framework", framework, "--data-root", str(drawn_voc), "--opts", *SMALL_C4[framework]]
     search = ["--config", "faster_rcnn_c4_voc", "--supernet", str(supernet), "--out", str(tmp_path / "search")]
     assert search_det.main([*search, "--group", "0-1", "--samples", "5", "--images", "4", *common]) == 0
 

@@ -1,0 +1,1 @@
+"""Evidence for a ranking: networks fine-tuned alike, and what they come to."""

@@ -1,0 +1,198 @@
+"""Networks fine-tuned alike, with a supernet's weights and with random ones: what each comes to in the same training."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from data_plugin.backbones.data_resnet import DATAResNet
+from data_plugin.backbones.pretrained import PTH_FILE
+from data_plugin.frameworks.framework import MAIN_METRIC
+from data_plugin.frameworks.registry import find_framework
+from data_plugin.frameworks.run import LAST_CHECKPOINT, METRICS, run_finetune
+from data_plugin.images.batch import draw_batches
+from data_plugin.search.searcher import Searcher
+from data_plugin.space import cost
+from data_plugin.space.arch import Arch
+from data_plugin.supernet.backbone_files import save_backbone
+from data_plugin.supernet.checkpoint import load_supernet
+from data_plugin.supernet.named_networks import named_networks
+from data_plugin.utils.errors import UserError
+from data_plugin.utils.files import write_whole
+from data_plugin.utils.provenance import file_hash, installed_versions
+from data_plugin.utils.ranks import pick_device
+
+COMPARISON = "comparison.json"
+"""The file in the output folder that holds settings and metrics."""
+
+Weights = Literal["supernet", "random"]
+
+STATISTICS_IMAGES = 64
+"""Images that a network's batch norms are calibrated on before its fine-tuning."""
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """One network, fine-tuned once.
+
+    Args:
+        name: what the user called the network.
+        arch: the network.
+        weights: what its backbone started from.
+        seed: the framework's seed; random weights are drawn with it too.
+        metrics: the framework's metrics in percent.
+    """
+
+    name: str
+    arch: Arch
+    weights: Weights
+    seed: int
+    metrics: Mapping[str, float]
+
+    @cached_property
+    def flops(self) -> int:
+        """Multiply-accumulates of the backbone at 224x224."""
+        return int(cost.flops(self.arch))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that was fine-tuned alike.
+
+    Args:
+        settings: what all have in common.
+        metric: the one that counts, of those that the framework gives.
+        finetuned: every training.
+    """
+
+    settings: Mapping[str, Any]
+    metric: str
+    finetuned: list[Finetuned]
+
+    def values(self, name: str, weights: Weights) -> list[float]:
+        """The metric of a network over the seeds."""
+        found = (each for each in self.finetuned if (each.name, each.weights) == (name, weights))
+        return [each.metrics[self.metric] for each in found]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        rows = [{**asdict(each), "arch": str(each.arch), "flops": each.flops} for each in self.finetuned]
+        return {"settings": dict(self.settings), "metric": self.metric, "finetuned": rows}
+
+
+def finetune_alike(
+    supernet: str | Path,
+    config: str,
+    out: str | Path,
+    *,
+    archs: Sequence[str] = ("smallest", "middle", "largest"),
+    weights: Sequence[Weights] = ("supernet", "random"),
+    seeds: Sequence[int] = (0,),
+    framework: str | None = None,
+    data_root: Path | None = None,
+    options: Sequence[str] = (),
+    resume: bool = False,
+    done: Callable[[Finetuned], None] = lambda finetuned: None,
+) -> Comparison:
+    """Fine-tune networks of a supernet by one config, each with the supernet's weights and with random ones.
+
+    Args:
+        supernet: the supernet's file.
+        config: config name or path of a detector or segmenter.
+        out: output folder: a folder for each training, and ``comparison.json``.
+        archs: the networks, see :func:`named_networks`.
+        weights: what backbones start from.
+        seeds: the framework's seeds; every network is trained with each of them.
+        framework: the framework; None picks one, see :func:`find_framework`.
+        data_root: folder of the data sets; None leaves the config's.
+        options: ``KEY=VALUE`` changes of the config.
+        resume: go on with what an earlier call left in ``out``.
+        done: called with every training that is done, an earlier call's too.
+
+    Raises:
+        UserError: if anything that was given does not fit, such as an ``out`` of another comparison.
+    """
+    out, supernet = Path(out), Path(supernet)
+    loaded = load_supernet(supernet)
+    networks = dict(zip(archs, (named_networks([name], loaded.info.space)[0] for name in archs), strict=True))
+    chosen = find_framework(framework, config, None)
+    opened = chosen.open(config, options, data_root)
+    loaded.info.input_format.require(opened.input_format, f"the config {config}, by its {chosen.input_keys},")
+    settings = {
+        "supernet": {"name": supernet.name, "sha256": file_hash(supernet)},
+        "config": config,
+        "framework": chosen.name,
+        "data_root": None if data_root is None else str(data_root),
+        "options": list(options),
+        "versions": installed_versions([*chosen.distributions, "torch"]),
+    }
+    _open_folder(out, settings, resume)
+    batches = draw_batches(opened.images(), STATISTICS_IMAGES, 16, seed=0)
+    searcher = Searcher(loaded.at(pick_device("auto"), **opened.resolution.options()), opened.taps)
+
+    def train(arch: Arch, start: Weights, seed: int, folder: Path) -> None:
+        save_backbone(folder, _random(arch, seed) if start == "random" else searcher.extract([arch], batches)[0])
+        path = folder / chosen.configs.file_name(config)
+        opened.write(arch, (folder / PTH_FILE).resolve(), path)
+        run_finetune(
+            str(path),
+            folder,
+            chosen.task,
+            framework=chosen.name,
+            data_root=data_root,
+            options=[f"{chosen.seed_key}={seed}"],
+            resume=(folder / LAST_CHECKPOINT).is_file(),
+        )
+
+    comparison = Comparison(settings, MAIN_METRIC[chosen.task], [])
+    for seed, (name, arch), start in itertools.product(seeds, networks.items(), weights):
+        folder = out / str(arch) / start / f"seed_{seed}"
+        if not (folder / METRICS).is_file():
+            train(arch, start, seed, folder)
+        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        comparison.finetuned.append(Finetuned(name, arch, start, seed, metrics))
+        _write(out, comparison)
+        done(comparison.finetuned[-1])
+    return comparison
+
+
+def _open_folder(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
+    """Make the output folder, or check that what it holds goes on."""
+    path = out / COMPARISON
+    if out.is_file():
+        raise UserError(f"the output {out} is a file; expected a folder that may be made")
+    if out.is_dir() and any(out.iterdir()):
+        if not resume:
+            raise UserError(f"the output folder {out} is not empty; add --resume to go on with it, or name another")
+        if not path.is_file():
+            raise UserError(f"{out} holds no comparison to go on with; start one without --resume in another folder")
+        before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        changed = [name for name in settings if before.get(name) != settings[name]]
+        if changed:
+            name = changed[0]
+            raise UserError(
+                f"{out} holds a comparison with other settings: {name} was {before.get(name)!r} and is "
+                f"{settings[name]!r}; name another folder"
+            )
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out, Comparison(settings, "", []))
+
+
+def _write(out: Path, comparison: Comparison) -> None:
+    text = json.dumps(comparison.to_json(), indent=1) + "\n"
+    write_whole(out / COMPARISON, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _random(arch: Arch, seed: int) -> DATAResNet:
+    """A network as its constructor leaves it, the same for the same seed, without a mark on the caller's generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return DATAResNet(arch)
