@@ -55,7 +55,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "package"
     monkeypatch.setattr(named_supernet, "FOLDER", folder)
     save_supernet(tmp_path / "trained.safetensors", distilled_supernet())
-    return pack(tmp_path / "trained.safetensors", folder)
+    return pack(tmp_path / "trained.safetensors", folder).path
 
 
 @pytest.fixture(scope="session")
