@@ -64,9 +64,9 @@ def parser() -> argparse.ArgumentParser:
     pack = commands.add_parser(
         "pack",
         help="a trained supernet in a quarter of the space, to hand on",
-        description="Write a trained supernet in about a quarter of the space: the key branch, which is the average and "
-        "nearly the query branch when the learning rate has fallen to nothing, stands for both, in half precision. It "
-        "is read like any other.",
+        description="Write a trained supernet in about a quarter of the space: the key branch, the average, which the "
+        "query branch nearly coincides with when the learning rate has fallen to nothing, stands for both, in half "
+        "precision. It is read like any other.",
     )
     pack.add_argument("supernet", help="the supernet's file")
     pack.add_argument("--out", type=Path, required=True, help=f"folder that {WEIGHTS} is written into")

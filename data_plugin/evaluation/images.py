@@ -36,7 +36,8 @@ def pretrained_size(path: str | os.PathLike[str], info: SupernetInfo) -> int:
     """
     size = info.training.get("image_size")
     if not isinstance(size, int):
-        raise UserError(f"{os.fspath(path)} does not say at which image size it was pre-trained; give one with --image-size")
+        name = os.fspath(path)
+        raise UserError(f"{name} does not say at which image size it was pre-trained; give one with --image-size")
     return size
 
 

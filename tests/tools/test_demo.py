@@ -34,8 +34,8 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
             for arch in values_of(ran[-1], "--arch"):
                 for weights in values_of(ran[-1], "--weights"):
                     trained.append(arch)
-                    metrics = {"AP": len(trained), "AP50": 50}
-                    rows.append({"name": arch, "arch": Path(arch).name, "weights": weights, "flops": 1e8, "metrics": metrics})
+                    row = {"arch": Path(arch).name, "weights": weights, "flops": 1e8}
+                    rows.append({**row, "metrics": {"AP": len(trained), "AP50": 50}})
             folder = Path(values_of(ran[-1], "--out")[0])
             folder.mkdir(parents=True)
             (folder / "comparison.json").write_text(json.dumps({"finetuned": rows}))
@@ -47,7 +47,8 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
         space = SearchSpace.mini() if values_of(asked, "--supernet") == ["shipped"] else SearchSpace.micro()
         winners = [SimpleNamespace(budget=group, folder=f"winners/{group}") for group in groups]
         run = {"supernet": {"space": space.to_json()}}
-        return Search(out, SimpleNamespace(winners=winners, budgets=groups, framework="mmdet", run=run))  # type: ignore[arg-type]
+        report = SimpleNamespace(winners=winners, budgets=groups, framework="mmdet", run=run)
+        return Search(out, report)  # type: ignore[arg-type]
 
     monkeypatch.setattr("data_plugin.images.drawn_voc.draw_voc", lambda root, **size: root / "VOC2007")
     monkeypatch.setattr(demo, "find_framework", lambda name, config, task: MMDET)
