@@ -105,7 +105,10 @@ def run_demo(out: Path, framework: str | None, seed: int, pretrain: bool = False
         *("--out", out / "search"),
     )
     search = Search.read(out / "search")
-    archs = {"search": [found.folder for found in search.winners], "draw": _draw(search, seed)}
+    archs: dict[str, Sequence[object]] = {
+        "search": [found.folder for found in search.winners],
+        "draw": _draw(search, seed),
+    }
     for source, weights in (("search", ("supernet", "random")), ("draw", ("supernet",))):
         _run(
             *("finetune_alike", *common, "--arch", *archs[source], "--weights", *weights, "--seeds", seed),
