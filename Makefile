@@ -1,4 +1,4 @@
-# make demo   the main job on a drawn data set: pre-train, search, fine-tune
+# make demo   the main job on a drawn data set: search the supernet that comes with the package, fine-tune, compare
 # make test   lint, types, all tests
 # Each first sets up .venv, once. PYTHON=... picks the interpreter; PYTEST=... and DEMO=... pass arguments on.
 

@@ -46,7 +46,7 @@ setup(
     packages=packages,
     package_dir=package_dir,
     package_data={
-        "data_plugin": ["py.typed", "search/report/*.j2", "pretrain/recipes/*.toml", "supernet/shipped_micro/*"],
+        "data_plugin": ["py.typed", "search/report/*.j2", "pretrain/recipes/*.toml", "supernet/shipped/*"],
         "data_plugin.configs_det": ["*/*.py", "*/*.yaml"],
         "data_plugin.configs_seg": ["*/*.py", "*/*.yaml"],
     },

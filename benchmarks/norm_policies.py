@@ -36,7 +36,7 @@ POLICIES = (("batch", 4), ("batch", 16), ("recalibrated", 4), ("running", 4))
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--supernet", type=Path, required=True)
+    parser.add_argument("--supernet", required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder with train/CLASS and val/CLASS")
     parser.add_argument("--networks", type=int, default=32)
     parser.add_argument("--images", type=int, default=64, help="images of one search")

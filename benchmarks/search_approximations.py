@@ -35,7 +35,7 @@ APPROXIMATIONS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--supernet", type=Path, required=True)
+    parser.add_argument("--supernet", required=True)
     parser.add_argument("--images", type=Path, required=True, help="folder of JPEG files")
     parser.add_argument("--count", type=int, default=16, help="images of a search")
     parser.add_argument("--networks", type=int, default=48)

@@ -57,7 +57,7 @@ def agreement(found: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--supernet", type=Path, required=True)
+    parser.add_argument("--supernet", required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder with train/CLASS and val/CLASS")
     parser.add_argument("--networks", type=int, default=64)
     parser.add_argument("--searches", type=int, default=4, help="at least 2")

@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from samples import distilled_supernet
 
 from data_plugin.images.drawn_voc import draw_voc
+from data_plugin.supernet import named_supernet
+from data_plugin.supernet.checkpoint import save_supernet
+from data_plugin.supernet.pack import pack
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 REAL_DATA = CHECKOUT.parent / "shared" / "data"
@@ -43,6 +47,15 @@ def drawn_cityscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.fromarray(pixels).save(images / f"aachen_{index:06d}_leftImg8bit.png")
             Image.fromarray(label).save(labels / f"aachen_{index:06d}_gtFine_labelTrainIds.png")
     return root
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of a tiny supernet, with a teacher that saw labels, in the place of the one that is shipped."""
+    folder = tmp_path / "package"
+    monkeypatch.setattr(named_supernet, "FOLDER", folder)
+    save_supernet(tmp_path / "trained.safetensors", distilled_supernet())
+    return pack(tmp_path / "trained.safetensors", folder).path
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import itertools
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -53,6 +54,13 @@ def random_supernet(
     torch.manual_seed(seed)
     info = SupernetInfo(space, method, input_format or InputFormat.imagenet())
     return Supernet(info, DynamicResNet(space).eval(), DynamicResNet(space).eval())
+
+
+def distilled_supernet(space: SearchSpace = SPACE) -> Supernet:
+    """A supernet of random weights whose file says that its teacher saw labels."""
+    supernet = random_supernet(space, method="distill")
+    training = {"image_size": 32, "recipe": {"settings": {"teacher_saw_labels": True}}}
+    return replace(supernet, info=replace(supernet.info, training=training))
 
 
 def random_supernet_file(path: Path, space: SearchSpace = SPACE, input_format: InputFormat | None = None) -> Path:

@@ -117,6 +117,9 @@ def test_wheel_holds_what_an_installation_needs_and_no_tests(wheel: Path, checko
     for folder in ("configs_det", "configs_seg"):
         assert {f"data_plugin/{path.relative_to(checkout)}" for path in (checkout / folder).glob("*/*.yaml")} <= names
     assert "data_plugin/py.typed" in names
+    shipped = {path.name for path in (checkout / "data_plugin" / "supernet" / "shipped").iterdir()}
+    assert "README.md" in shipped
+    assert {f"data_plugin/supernet/shipped/{name}" for name in shipped} <= names
     assert any(name.endswith("LICENSE") for name in names)
     assert not [name for name in names if "test" in name]
     assert not [name for name in names if not name.startswith(("data_plugin/", "data_plugin-"))]

@@ -1,4 +1,4 @@
-"""Show the whole job on drawn images: pre-train a supernet, search it for a detector, fine-tune the winners."""
+"""Show the job on drawn images: search a supernet for a detector, fine-tune the winners and what they have to beat."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_plugin.frameworks.registry import find_framework
+from data_plugin.space import cost
+from data_plugin.space.arch import Arch
+from data_plugin.space.budget import Budget
+from data_plugin.space.search_space import SearchSpace
+from data_plugin.supernet.named_supernet import SHIPPED, named_supernet
 from data_plugin.tools.exit_codes import user_errors_exit_2
 from data_plugin.tools.framework_help import framework_help
 from data_plugin.utils.errors import UserError
@@ -24,12 +30,20 @@ if TYPE_CHECKING:
     from data_plugin.search.found import Search
 
 CONFIG = "faster_rcnn_c4_voc_demo"
-"""The recipe of VOC, cut to what a CPU trains in two minutes."""
+"""The recipe of VOC, cut to what a CPU trains in a minute."""
 
 IMAGE_SIZE = (320, 240)
-GROUPS = ("0.1-0.12", "0.17-0.2")
+GROUPS = {"mini": ("0.1-0.15", "0.4-0.5"), "micro": ("0.1-0.12", "0.17-0.2")}
+"""Budgets in each space: that of the supernet that comes with the package, and that of one's own."""
 
-PROGRESS = re.compile(r"Iter\((train|val)\) .*|iter: \d+ .*|AP \d.*|.*[eE]rror: .*")
+COMPARED = {
+    "searched": ("search", "supernet", "the network that the search found"),
+    "drawn": ("draw", "supernet", "a random network of the group, with the supernet's weights too"),
+    "untrained": ("search", "random", "the searched network from random weights"),
+}
+"""What is fine-tuned of every group: where its architecture comes from, its weights, and what it is in words."""
+
+PROGRESS = re.compile(r"Iter\((train|val)\) .*|iter: \d+ .*|.* weights, seed \d+: .*|.*[eE]rror: .*")
 """What the demo shows of a framework's log; its log file has all."""
 
 
@@ -43,50 +57,73 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out", type=Path, default=Path("runs/demo"), help="output folder; an earlier demo is replaced"
     )
     parser.add_argument("--framework", help=framework_help("detection"))
+    parser.add_argument(
+        "--pretrain",
+        action="store_true",
+        help="pre-train a small supernet on the drawn images first, instead of the one that comes with the package",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
     arguments = parser.parse_args(argv)
-    run_demo(arguments.out, arguments.framework, arguments.seed)
+    run_demo(arguments.out, arguments.framework, arguments.seed, arguments.pretrain)
     return 0
 
 
-def run_demo(out: Path, framework: str | None, seed: int) -> None:
-    """Draw images, then run the three commands of the main job on them as a user would.
+def run_demo(out: Path, framework: str | None, seed: int, pretrain: bool = False) -> None:
+    """Draw images, then run the commands of the main job on them as a user would.
 
     Args:
         out: output folder.
         framework: detection framework; None takes the first installed.
         seed: seed of everything random.
+        pretrain: train a supernet for 150 steps instead of taking the one that comes with the package.
 
     Raises:
-        UserError: if ``out`` holds anything but an earlier demo, or the framework is not installed.
+        UserError: if ``out`` holds anything but an earlier demo, the framework is not installed, or the supernet is
+            missing.
     """
     from data_plugin.images.drawn_voc import draw_voc
     from data_plugin.search.found import Search
 
-    start = time.monotonic()
+    began = time.monotonic()
     chosen = find_framework(framework, CONFIG, "detection")
+    supernet: str | Path = out / "supernet" / "supernet.safetensors" if pretrain else SHIPPED
+    if not pretrain:
+        named_supernet(supernet)  # before anything is drawn
     _clear(out)
     print("Drawing images ...", flush=True)
-    images = draw_voc(out / "data", train=160, test=40, size=IMAGE_SIZE, seed=seed, unlabelled=600)
+    images = draw_voc(out / "data", train=160, test=40, size=IMAGE_SIZE, seed=seed, unlabelled=600 if pretrain else 0)
 
+    if pretrain:
+        _run(
+            *("pretrain", "--data", images / "JPEGImages", "--space", "micro", "--out", out / "supernet"),
+            *("--steps", 150, "--batch-size", 64, "--image-size", 64, "--seed", seed),
+        )
+    groups = GROUPS["micro" if pretrain else "mini"]
+    common = ("--supernet", supernet, "--config", CONFIG, "--framework", chosen.name, "--data-root", out / "data")
     _run(
-        *("pretrain", "--data", images / "JPEGImages", "--space", "micro", "--out", out / "supernet"),
-        *("--steps", 150, "--batch-size", 64, "--image-size", 64, "--seed", seed),
-    )
-    _run(
-        *("search_det", "--config", CONFIG, "--framework", chosen.name, "--data-root", out / "data"),
-        *("--supernet", out / "supernet" / "supernet.safetensors", "--group", *GROUPS, "--samples", 20),
-        *("--images", 32, "--seed", seed, "--out", out / "search"),
+        *("search_det", *common, "--group", *groups, "--samples", 20, "--images", 32, "--seed", seed),
+        *("--out", out / "search"),
     )
     search = Search.read(out / "search")
-    for found in search.winners:
+    archs: dict[str, Sequence[object]] = {
+        "search": [found.folder for found in search.winners],
+        "draw": _draw(search, seed),
+    }
+    for source, weights in (("search", ("supernet", "random")), ("draw", ("supernet",))):
         _run(
-            *("finetune_det", "--config", found.config, "--data-root", out / "data"),
-            *("--out", out / "finetuned" / found.winner.budget),
-            log=out / f"finetune_{found.winner.budget}.log",
+            *("finetune_alike", *common, "--arch", *archs[source], "--weights", *weights, "--seeds", seed),
+            *("--out", out / "finetuned" / source),
+            log=out / "finetuned" / f"{source}.log",
         )
     _show(out, search)
-    print(f"\noutput: {out}   report: {out / 'search' / 'report.html'}   {(time.monotonic() - start) / 60:.1f} minutes")
+    print(f"\noutput: {out}   report: {out / 'search' / 'report.html'}   {(time.monotonic() - began) / 60:.1f} minutes")
+
+
+def _draw(search: Search, seed: int) -> list[Arch]:
+    """A random network of every group."""
+    space = SearchSpace.from_json(search.report.run["supernet"]["space"])
+    within = (partial(Budget.group(group).fits, costs={"flops": cost.flops}) for group in search.report.budgets)
+    return [space.sample(1, seed, fits)[0] for fits in within]
 
 
 def _clear(out: Path) -> None:
@@ -115,6 +152,7 @@ def _run(tool: str, *arguments: object, log: Path | None = None) -> None:
 
 
 def _run_logged(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> int:
+    log.parent.mkdir(parents=True, exist_ok=True)
     with (
         log.open("w") as out,
         subprocess.Popen(
@@ -134,15 +172,22 @@ def _show(out: Path, search: Search) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, title=f"{CONFIG}, {search.report.framework}")
-    for heading in ("group", "architecture", "GFLOPs", "params (M)", "score", "AP", "AP50"):
+    for heading in ("group", "network", "architecture", "GFLOPs", "AP", "AP50"):
         table.add_column(heading, no_wrap=True)
-    for winner in search.report.winners:
-        metrics = json.loads((out / "finetuned" / winner.budget / "metrics.json").read_text())
-        table.add_row(
-            *(winner.budget, str(winner.arch), f"{winner.flops / 1e9:.3f}", f"{winner.params / 1e6:.2f}"),
-            *(f"{winner.score:.4f}", f"{metrics['AP']:.1f}", f"{metrics['AP50']:.1f}"),
-        )
+    done = {source: _finetuned(out / "finetuned" / source) for source, _, _ in COMPARED.values()}
+    for index, group in enumerate(search.report.budgets):
+        for name, (source, weights, _) in COMPARED.items():
+            row = [each for each in done[source] if each["weights"] == weights][index]
+            figures = (row["flops"] / 1e9, ".3f"), (row["metrics"]["AP"], ".1f"), (row["metrics"]["AP50"], ".1f")
+            table.add_row(group, name, row["arch"], *(format(*figure) for figure in figures))
     Console().print(table)
+    print("\n".join(f"{name}: {what}" for name, (_, _, what) in COMPARED.items()))
+
+
+def _finetuned(out: Path) -> list[dict[str, Any]]:
+    """What was fine-tuned alike, in the order of the groups."""
+    found: list[dict[str, Any]] = json.loads((out / "comparison.json").read_text())["finetuned"]
+    return found
 
 
 if __name__ == "__main__":

@@ -97,7 +97,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _shared_arguments() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--supernet", type=Path, required=True, help="supernet.safetensors that pre-training wrote")
+    shared.add_argument(
+        "--supernet",
+        required=True,
+        help="supernet.safetensors that pre-training wrote, or 'shipped' for the one that comes with the package",
+    )
     shared.add_argument(
         "--arch",
         nargs="+",

@@ -21,7 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="finetune_alike.py", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--supernet", required=True, type=Path, help="supernet.safetensors that pre-training wrote")
+    parser.add_argument(
+        "--supernet",
+        required=True,
+        help="supernet.safetensors that pre-training wrote, or 'shipped' for the one that comes with the package",
+    )
     parser.add_argument("--config", required=True, help="config name or path of a detector or segmenter")
     parser.add_argument("--out", required=True, type=Path, help="folder of all trainings and comparison.json")
     parser.add_argument("--data-root", type=Path, help="folder of the data sets, instead of the config's")

@@ -119,11 +119,10 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--init",
-        type=Path,
         metavar="FILE",
-        help="weights to start from: a supernet, the authors' release, or a ResNet of torchvision, timm, MMPretrain or "
-        "MoCo that fits inside the space's largest network; whatever is wider or deeper starts so that their function "
-        "stays",
+        help="weights to start from: a supernet ('shipped' for the one that comes with the package), the authors' "
+        "release, or a ResNet of torchvision, timm, MMPretrain or MoCo that fits inside the space's largest network; "
+        "whatever is wider or deeper starts so that their function stays",
     )
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")

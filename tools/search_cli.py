@@ -29,7 +29,11 @@ def add_search_arguments(parser: argparse.ArgumentParser, task: Task, example: s
         example: a config name for the help text.
     """
     parser.add_argument("--config", required=True, help=f"config name such as {example}, or path")
-    parser.add_argument("--supernet", required=True, type=Path, help="supernet.safetensors that pre-training wrote")
+    parser.add_argument(
+        "--supernet",
+        required=True,
+        help="supernet.safetensors that pre-training wrote, or 'shipped' for the one that comes with the package",
+    )
     parser.add_argument("--out", required=True, type=Path, help="output folder")
     parser.add_argument(
         "--group", nargs="+", action="extend", default=[], help="budgets between two costs in GFLOPs, such as 3-4 4-5"
@@ -134,9 +138,11 @@ def search_and_print(arguments: argparse.Namespace, task: Task, finetune: str) -
     from data_plugin.search.run import SearchOptions, run_search
     from data_plugin.search.taps import parse_taps
     from data_plugin.space.budget import Budget
+    from data_plugin.supernet.named_supernet import named_supernet
 
     if arguments.overwrite:
-        _require_outside(arguments.out, {"supernet": arguments.supernet, "data root": arguments.data_root})
+        inputs = {"supernet": named_supernet(arguments.supernet), "data root": arguments.data_root}
+        _require_outside(arguments.out, inputs)
     search = run_search(
         SearchOptions(
             config=arguments.config,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,7 +24,7 @@ Transform = Callable[[Image.Image], Tensor]
 """Makes the input of a network, (3, size, size), of an image."""
 
 
-def pretrained_size(path: Path, info: SupernetInfo) -> int:
+def pretrained_size(path: str | os.PathLike[str], info: SupernetInfo) -> int:
     """Height and width of the images of a supernet's pre-training in pixels.
 
     Args:
@@ -35,7 +36,8 @@ def pretrained_size(path: Path, info: SupernetInfo) -> int:
     """
     size = info.training.get("image_size")
     if not isinstance(size, int):
-        raise UserError(f"{path} does not say at which image size it was pre-trained; give one with --image-size")
+        name = os.fspath(path)
+        raise UserError(f"{name} does not say at which image size it was pre-trained; give one with --image-size")
     return size
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +17,14 @@ from data_plugin.evaluation.protocols import Evaluation
 from data_plugin.images.labelled import labelled_folder, require_same_classes
 from data_plugin.supernet.checkpoint import load_supernet
 from data_plugin.supernet.named_networks import named_networks
+from data_plugin.supernet.named_supernet import named_supernet
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.provenance import file_hash, installed_versions
 from data_plugin.utils.ranks import pick_device
 
 
 def open_evaluation(
-    supernet: Path,
+    supernet: str | os.PathLike[str],
     archs: Sequence[str],
     train: Path,
     val: Path,
@@ -36,7 +38,7 @@ def open_evaluation(
     """Read a supernet and two labelled folders.
 
     Args:
-        supernet: the supernet's file.
+        supernet: the supernet's file, or "shipped" for the one that comes with the package.
         archs: see :func:`named_networks`.
         train: labelled folder.
         val: labelled folder with the same classes.
@@ -73,7 +75,12 @@ def open_evaluation(
         **options,
     )
     settings = {
-        "supernet": {"file": str(supernet), "sha256": file_hash(supernet), "method": loaded.info.method},
+        "supernet": {
+            "file": os.fspath(supernet),
+            "sha256": file_hash(named_supernet(supernet)),
+            "method": loaded.info.method,
+            "saw_labels": loaded.info.saw_labels,
+        },
         "weights": "untrained" if untrained else "trained",
         "train": {"folder": str(train), "images": len(train_images)},
         "val": {"folder": str(val), "images": len(val_images)},

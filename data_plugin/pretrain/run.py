@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,8 @@ from data_plugin.pretrain.views import EpochStream, LocatedViews, Views, collate
 from data_plugin.space.named_space import read_space
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.supernet.checkpoint import Supernet, SupernetInfo, save_supernet
-from data_plugin.supernet.initialise import read_backbone
+from data_plugin.supernet.initialise import BackboneWeights, read_backbone
+from data_plugin.supernet.named_supernet import named_supernet
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.provenance import file_hash
 from data_plugin.utils.ranks import launched_ranks
@@ -112,7 +114,7 @@ def pretrain_supernet(
     recipe: Recipe | str | Path | None = None,
     changes: Sequence[str] = (),
     workers: int | None = None,
-    init: str | Path | None = None,
+    init: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Pretrained:
     """Pre-train a supernet on unlabelled images.
@@ -125,7 +127,7 @@ def pretrain_supernet(
         recipe: method and hyper-parameters, a recipe's name or its file; None takes the space's.
         changes: ``name=value`` each, values of the recipe to replace, such as ``epochs=5``.
         workers: processes that read images; None takes the spare cores.
-        init: weights to start from.
+        init: weights to start from: a file, or "shipped" for the supernet that comes with the package.
         options: further arguments of :func:`pretrain`.
 
     Returns:
@@ -144,7 +146,7 @@ def pretrain_supernet(
         recipe,
         Path(out),
         workers=spare_cores() if workers is None else workers,
-        init=None if init is None else Path(init),
+        init=init,
         **options,
     )
 
@@ -165,7 +167,7 @@ def pretrain(
     views_on: str = "workers",
     knn: Labelled | None = None,
     checkpoint_every: int = 500,
-    init: Path | None = None,
+    init: str | os.PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     max_unreadable: int | None = None,
@@ -217,6 +219,7 @@ def pretrain(
     batch = recipe.batch_size
     if len(images) < batch:
         raise UserError(f"{data} holds {len(images)} images, fewer than a batch of {batch}; lower the batch size")
+    source, started_from = (None, None) if init is None else _source(init)
     run = _Run(
         space,
         recipe,
@@ -228,7 +231,7 @@ def pretrain(
         accumulate=accumulate,
         precision=precision,
         views_on=views_on,
-        init=None if init is None else _provenance(init),
+        init=started_from,
     )
     start = _resumed_step(out / CHECKPOINT, run.to_json()) if resume else 0
     unreadable = Unreadable(len(images) // 1_000 if max_unreadable is None else max_unreadable, len(images))
@@ -241,8 +244,8 @@ def pretrain(
     training.teacher = training.method.open_teacher(out / TEACHER / f"rank_{trainer.global_rank}")
     if training.teacher is not None and recipe.teacher == "same-arch":
         raise UserError(f"{recipe.method} has a teacher of its own; leave out teacher = 'same-arch'")
-    if init is not None and not resume:
-        trainer.print(training.start_from(read_backbone(init)))
+    if source is not None and not resume:
+        trainer.print(training.start_from(source))
     if not resume and trainer.is_global_zero:
         _make_room(out, overwrite)
 
@@ -272,16 +275,20 @@ class _Run:
     accumulate: int
     precision: str
     views_on: str
-    init: Mapping[str, str] | None = None
+    init: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "space": self.space.to_json(), "recipe": self.recipe.to_json()}
 
 
-def _provenance(path: Path) -> dict[str, str]:
+def _source(init: str | os.PathLike[str]) -> tuple[BackboneWeights, dict[str, Any]]:
+    """The weights to start from, and what they are."""
+    path = named_supernet(init)
     if not path.is_file():
         raise UserError(f"the weights {path} are not a file; expected a supernet or a ResNet's weights")
-    return {"file": path.name, "sha256": file_hash(path)}
+    source = read_backbone(init)
+    said = {} if source.saw_labels is None else {"saw_labels": source.saw_labels}
+    return source, {"file": source.file, "sha256": file_hash(path), **said}
 
 
 def _checkpoints(out: Path, every: int) -> Callback:

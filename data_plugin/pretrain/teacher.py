@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.pretrain.views import Clean
 from data_plugin.supernet.initialise import read_backbone
+from data_plugin.supernet.named_supernet import named_supernet
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.extras import is_installed
 from data_plugin.utils.tensor_files import read_tensors, require_matching
@@ -145,7 +146,7 @@ def load_teacher(spec: str, weights: str = "", given: TeacherInput | None = None
     Args:
         spec: ``timm:NAME`` or ``torchvision:NAME``, with the weights that these packages publish; ``hub:FOLDER:NAME``,
             an entry of a repository's ``hubconf.py`` in a local folder (DINOv2, DINOv3); ``module:callable``, which
-            returns a network; or a file that :func:`read_backbone` reads (a supernet, MoCo's or a supervised ResNet).
+            returns a network; or what :func:`read_backbone` reads (a supernet's file, MoCo's, a supervised ResNet's).
         weights: a file of the network's state dict, instead of the published weights.
         given: its input; needed where the source does not tell.
 
@@ -164,8 +165,8 @@ def load_teacher(spec: str, weights: str = "", given: TeacherInput | None = None
             network = torch.hub.load(folder, entry, source="local", **({"pretrained": False} if weights else {}))
         elif name:
             network = getattr(importlib.import_module(kind), name)()
-        elif Path(spec).is_file():
-            network = _resnet(Path(spec))
+        elif named_supernet(spec).is_file():
+            network = _resnet(spec)
         else:
             raise UserError(f"the teacher {spec!r} is not a file; expected {FORMS}")
     except UserError:
@@ -249,8 +250,8 @@ def _torchvision(name: str, pretrained: bool) -> tuple[nn.Module, TeacherInput]:
     return network, TeacherInput(preset.crop_size[0], mean, std)
 
 
-def _resnet(path: Path) -> nn.Module:
-    source = read_backbone(path)
+def _resnet(spec: str) -> nn.Module:
+    source = read_backbone(spec)
     network = DATAResNet(source.arch)
     network.load_state_dict(source.weights)
     return network

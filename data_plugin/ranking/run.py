@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -24,6 +25,7 @@ from data_plugin.space.arch import Arch
 from data_plugin.supernet.backbone_files import save_backbone
 from data_plugin.supernet.checkpoint import load_supernet
 from data_plugin.supernet.named_networks import named_networks
+from data_plugin.supernet.named_supernet import named_supernet
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.files import write_whole
 from data_plugin.utils.provenance import file_hash, installed_versions
@@ -88,7 +90,7 @@ class Comparison:
 
 
 def finetune_alike(
-    supernet: str | Path,
+    supernet: str | os.PathLike[str],
     config: str,
     out: str | Path,
     *,
@@ -104,7 +106,7 @@ def finetune_alike(
     """Fine-tune networks of a supernet by one config, each with the supernet's weights and with random ones.
 
     Args:
-        supernet: the supernet's file.
+        supernet: the supernet's file, or "shipped" for the one that comes with the package.
         config: config name or path of a detector or segmenter.
         out: output folder: a folder for each training, and ``comparison.json``.
         archs: the networks, see :func:`named_networks`.
@@ -119,14 +121,14 @@ def finetune_alike(
     Raises:
         UserError: if anything that was given does not fit, such as an ``out`` of another comparison.
     """
-    out, supernet = Path(out), Path(supernet)
+    out = Path(out)
     loaded = load_supernet(supernet)
     networks = dict(zip(archs, (named_networks([name], loaded.info.space)[0] for name in archs), strict=True))
     chosen = find_framework(framework, config, None)
     opened = chosen.open(config, options, data_root)
     loaded.info.input_format.require(opened.input_format, f"the config {config}, by its {chosen.input_keys},")
     settings = {
-        "supernet": {"name": supernet.name, "sha256": file_hash(supernet)},
+        "supernet": {"name": Path(supernet).name, "sha256": file_hash(named_supernet(supernet))},
         "config": config,
         "framework": chosen.name,
         "data_root": None if data_root is None else str(data_root),

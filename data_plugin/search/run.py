@@ -35,6 +35,7 @@ from data_plugin.space.measured_cost import MeasuredCosts
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.supernet.backbone_files import PTH_FILE
 from data_plugin.supernet.checkpoint import Supernet, load_supernet
+from data_plugin.supernet.named_supernet import named_supernet
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.progress import progress_over
 from data_plugin.utils.provenance import file_hash, installed_versions
@@ -47,7 +48,7 @@ class SearchOptions:
 
     Args:
         config: name or path of the framework's config.
-        supernet: the supernet's ``.safetensors`` file.
+        supernet: the supernet's ``.safetensors`` file, or "shipped" for the one that comes with the package.
         out: the output folder.
         task: what the config's model is for; None leaves it to the config's name.
         framework: the framework; None picks one, see :func:`data_plugin.frameworks.registry.find_framework`.
@@ -77,7 +78,7 @@ class SearchOptions:
     """
 
     config: str
-    supernet: Path
+    supernet: str | os.PathLike[str]
     out: Path
     task: Task | None = None
     framework: str | None = None
@@ -120,7 +121,8 @@ def search_supernet(
     """Search a supernet for the backbone that keeps most of its knowledge of a config's images, in a budget.
 
     Args:
-        supernet: what :func:`~data_plugin.pretrain_supernet` returned, or the path of a ``supernet.safetensors``.
+        supernet: what :func:`~data_plugin.pretrain_supernet` returned, the path of a ``supernet.safetensors``, or
+            "shipped" for the one that comes with the package.
         config: a config of detectron2, MMDetection or MMSegmentation: one of ours by its name, a path, or one of the
             framework's model zoo by its name.
         out: the output folder.
@@ -143,7 +145,7 @@ def search_supernet(
     found = run_search(
         SearchOptions(
             config=str(config),
-            supernet=Path(supernet),
+            supernet=supernet,
             out=Path(out),
             budgets=budgets,
             data_root=None if data_root is None else Path(data_root),
@@ -356,9 +358,10 @@ def _description(
         "options": list(options.options),
         "classes": None if options.classes is None else list(options.classes),
         "supernet": {
-            "path": str(options.supernet),
-            "sha256": file_hash(options.supernet),
+            "path": os.fspath(options.supernet),
+            "sha256": file_hash(named_supernet(options.supernet)),
             "method": supernet.info.method,
+            "saw_labels": supernet.info.saw_labels,
             "space": supernet.info.space.to_json(),
         },
         "strategy": options.strategy.to_json(),

@@ -18,12 +18,15 @@ from torch import Tensor
 from data_plugin.backbones.dynamic_resnet import DynamicResNet
 from data_plugin.images.input_format import InputFormat
 from data_plugin.space.search_space import SearchSpace
+from data_plugin.supernet.named_supernet import is_shipped, named_supernet
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.files import write_whole
 from data_plugin.utils.tensor_files import content_hash, read_tensors, require_finite, require_matching
 
 _HEADER, _HASH = "data_plugin.supernet", "data_plugin.sha256"
-_QUERY, _KEY, _HEADS = "query.", "key.", "heads."
+_QUERY, _KEY, _SHARED, _HEADS = "query.", "key.", "shared.", "heads."
+_BRANCHES, _BOTH, _ONE = "branches", "both", "one"
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,14 @@ class SupernetInfo:
     method: str
     input_format: InputFormat
     training: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def saw_labels(self) -> bool | None:
+        """Whether labels had a part in the weights: those of a frozen teacher, of this training or of the one that it
+        started from; None where nothing is said of it, as where there was no such teacher."""
+        own = (self.training.get("recipe") or {}).get("settings", {}).get("teacher_saw_labels")
+        started_from = (self.training.get("init") or {}).get("saw_labels")
+        return own if started_from is None else own or started_from
 
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON values."""
@@ -89,29 +100,32 @@ class Supernet:
         return dataclasses.replace(self, query=query, key=key)
 
 
-def save_supernet(path: Path, supernet: Supernet, half: bool = False) -> None:
+def save_supernet(path: Path, supernet: Supernet, half: bool = False, one_branch: bool = False) -> None:
     """Write a supernet as one ``.safetensors`` file, whole or not at all.
 
-    Its header has :class:`SupernetInfo`, and :func:`content_hash` of that and the tensors.
+    Its header has :class:`SupernetInfo`, how many branches are in the file, and :func:`content_hash` of that and the
+    tensors.
 
     Args:
         path: the file to make or replace.
         supernet: the supernet.
         half: write the weights in half precision, for half the space.
+        one_branch: write one branch and its heads, for half the space again; who reads the file gets them as both. The
+            weights are the key branch's, the average. Running statistics of batch norms are the query branch's: the key
+            branch has those of its largest network alone, or none at all where a frozen teacher stood in its place.
 
     Raises:
         UserError: if a weight is not finite, or half precision cannot hold it (65504 at the most).
     """
-    tensors = {
-        **{_QUERY + name: value for name, value in supernet.query.state_dict().items()},
-        **{_KEY + name: value for name, value in supernet.key.state_dict().items()},
-        **{_HEADS + name: value for name, value in supernet.heads.items()},
-    }
-    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    if half:
-        tensors = {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
+    branches = _named(_QUERY, supernet.query.state_dict()) | _named(_KEY, supernet.key.state_dict())
+    heads = dict(supernet.heads)
+    if one_branch:
+        branches, heads = _joined(branches), _joined(heads)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in (branches | _named(_HEADS, heads)).items()}
     require_finite(path, tensors)
-    info = json.dumps(supernet.info.to_json())
+    if half:
+        tensors = {name: _halved(path, name, value) for name, value in tensors.items()}
+    info = json.dumps({**supernet.info.to_json(), _BRANCHES: _ONE if one_branch else _BOTH})
     header = {_HEADER: info, _HASH: content_hash(tensors, info)}
     write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=header))
 
@@ -123,35 +137,82 @@ def load_supernet(path: str | os.PathLike[str], space: SearchSpace | None = None
     hash is there against accidents, which nearly every such file has not had. To save what was loaded gives it a hash.
 
     Args:
-        path: the ``.safetensors`` file.
+        path: the ``.safetensors`` file, or "shipped" for the supernet that comes with the package, see
+            :func:`~data_plugin.supernet.named_supernet.named_supernet`.
         space: the space that it must have; without it any.
 
     Returns:
-        The supernet in evaluation mode on the CPU.
+        The supernet in evaluation mode and single precision on the CPU.
 
     Raises:
         UserError: if the file is missing, truncated, unsafe to read, no supernet, of another space, if its weights do
             not match the space that it names, are not those that were written, or are not finite.
     """
-    path = Path(path)
-    tensors, header = read_tensors(path)
-    if _HEADER not in header:
+    path = named_supernet(path)
+    stored, header = read_tensors(path)
+    info = supernet_info(path, header)
+    if info is None:
         raise UserError(
             f"{path} is not a supernet of this project; expected the .safetensors file that pre-training writes"
         )
-    try:
-        info = SupernetInfo.from_json(json.loads(header[_HEADER]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} has a header that cannot be read ({error}); write the supernet again") from error
     if space is not None and info.space != space:
         raise UserError(
             f"{path} is a supernet of another space, whose largest network is {info.space.largest}; "
             f"expected {space.largest}"
         )
+    tensors = _as_both(stored) if json.loads(header[_HEADER]).get(_BRANCHES) == _ONE else stored
     query = _branch(path, info.space, tensors, _QUERY)
     key = _branch(path, info.space, tensors, _KEY)
-    _require_intact(path, tensors, header)
-    return Supernet(info, query, key, _below(tensors, _HEADS))
+    require_intact(path, stored, header)
+    heads = {
+        name: value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
+        for name, value in _below(tensors, _HEADS).items()
+    }
+    return Supernet(info, query, key, heads)
+
+
+def supernet_info(path: Path, header: Mapping[str, str]) -> SupernetInfo | None:
+    """What the header of a ``.safetensors`` file says of a supernet; None where the file is none.
+
+    Args:
+        path: the file, for the message.
+        header: its header.
+
+    Raises:
+        UserError: if the header cannot be read.
+    """
+    if _HEADER not in header:
+        return None
+    try:
+        value = json.loads(header[_HEADER])
+        if value.get(_BRANCHES, _BOTH) not in (_BOTH, _ONE):
+            raise ValueError(f"branches {value[_BRANCHES]!r}")
+        return SupernetInfo.from_json(value)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} has a header that cannot be read ({error}); write the supernet again") from error
+
+
+def require_intact(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Check that a supernet's file holds what was written into it.
+
+    Args:
+        path: the file, for the message.
+        tensors: what it holds.
+        header: what its header says.
+
+    Raises:
+        UserError: if the hash is of something else, or a number is not finite. A file without a hash is warned of.
+    """
+    if _HASH not in header:
+        warnings.warn(
+            f"{path}, which an earlier version wrote, has no hash of its weights, so they may be others than were "
+            "trained; give it one with save_supernet(path, load_supernet(path))",
+            stacklevel=3,
+        )
+    elif content_hash(tensors, header[_HEADER]) != header[_HASH]:
+        remedy = "install data_plugin again" if is_shipped(path) else "copy it again"
+        raise UserError(f"{path} is damaged: its weights are not those that its hash was made of; {remedy}")
+    require_finite(path, tensors)
 
 
 def _branch(path: Path, space: SearchSpace, tensors: Mapping[str, Tensor], prefix: str) -> DynamicResNet:
@@ -162,16 +223,38 @@ def _branch(path: Path, space: SearchSpace, tensors: Mapping[str, Tensor], prefi
     return network.eval()
 
 
-def _require_intact(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    if _HASH not in header:
-        warnings.warn(
-            f"{path}, which an earlier version wrote, has no hash of its weights, so they may be others than were "
-            "trained; give it one with save_supernet(path, load_supernet(path))",
-            stacklevel=3,
+def _joined(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What both branches have once: the weights of the key branch, the running statistics of the query branch."""
+    query, key = _below(tensors, _QUERY), _below(tensors, _KEY)
+    if query.keys() != key.keys():
+        return dict(tensors)
+    others = {name: value for name, value in tensors.items() if not name.startswith((_QUERY, _KEY))}
+    return others | _named(_SHARED, {n: query[n] if n.endswith(_STATISTICS) else key[n] for n in key})
+
+
+def _as_both(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file of one branch as of a file of both."""
+    found = {name: value for name, value in tensors.items() if not name.startswith((_SHARED, _HEADS + _SHARED))}
+    for part in ("", _HEADS):
+        shared = _below(tensors, part + _SHARED)
+        found |= _named(part + _QUERY, shared) | _named(part + _KEY, shared)
+    return found
+
+
+def _halved(path: Path, name: str, value: Tensor) -> Tensor:
+    if not value.is_floating_point():
+        return value
+    half = value.half()
+    if not half.isfinite().all():
+        raise UserError(
+            f"{path} cannot be written in half precision, which ends at 65504: {name} has a value of "
+            f"{value.abs().max().item():.3g}; write it in single precision"
         )
-    elif content_hash(tensors, header[_HEADER]) != header[_HASH]:
-        raise UserError(f"{path} is damaged: its weights are not those that its hash was made of; copy it again")
-    require_finite(path, tensors)
+    return half
+
+
+def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: value for name, value in tensors.items()}
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from torch import Tensor
 from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.backbones.dynamic_resnet import DynamicResNet
 from data_plugin.space.arch import STAGES, Arch
+from data_plugin.supernet.checkpoint import require_intact, supernet_info
+from data_plugin.supernet.named_supernet import named_supernet
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.tensor_files import read_tensors, require_matching
 
@@ -35,12 +38,14 @@ class BackboneWeights:
         arch: its architecture, read from the shapes.
         weights: state dict in torchvision's names.
         left_out: how many of the file's tensors are no part of it, by what their names begin with.
+        saw_labels: what a supernet's file says of that, see :attr:`SupernetInfo.saw_labels`; None for others.
     """
 
     file: str
     arch: Arch
     weights: Mapping[str, Tensor]
     left_out: Mapping[str, int]
+    saw_labels: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -75,16 +80,23 @@ class Started:
         return "; ".join(said)
 
 
-def read_backbone(path: Path) -> BackboneWeights:
+def read_backbone(path: str | os.PathLike[str]) -> BackboneWeights:
     """Read the backbone out of a file: a supernet's largest network (the query branch's), or any bottleneck ResNet.
 
     Args:
-        path: a ``.safetensors`` or PyTorch file; see :data:`PREFERRED` for the layouts.
+        path: a ``.safetensors`` or PyTorch file, see :data:`PREFERRED` for the layouts; or "shipped" for the supernet
+            that comes with the package.
 
     Raises:
-        UserError: if the file cannot be read safely, holds no such network, or several and none of a known layout.
+        UserError: if the file cannot be read safely, holds no such network, or several and none of a known layout, or
+            is a supernet that is not what was written.
     """
-    tensors = _tensors(path)
+    file, path = Path(path).name, named_supernet(path)
+    contents, header = read_tensors(path)
+    info = supernet_info(path, header)
+    if info is not None:
+        require_intact(path, contents, header)
+    tensors = _tensors(path, contents)
     prefix = _prefix(path, tensors)
     ours = {name: tensors[prefix + name] for name in _below(tensors, prefix) if name.startswith(_PARTS)}
     arch = _arch(path, ours)
@@ -95,7 +107,8 @@ def read_backbone(path: Path) -> BackboneWeights:
     require_matching(path, ours, layout, f"a plain ResNet of bottlenecks, such as {arch}")
     left_out = Counter(name.split(".")[0] + "." for name in _below(tensors, prefix) if not name.startswith(_PARTS))
     left_out.update(name.split(".")[0] + "." for name in tensors if not name.startswith(prefix))
-    return BackboneWeights(path.name, arch, {name: value.float() for name, value in ours.items()}, dict(left_out))
+    weights = {name: value.float() for name, value in ours.items()}
+    return BackboneWeights(file, arch, weights, dict(left_out), None if info is None else info.saw_labels)
 
 
 def start_from(network: DynamicResNet, source: BackboneWeights) -> Started:
@@ -148,8 +161,7 @@ def _widened(value: Tensor, shape: torch.Size) -> Tensor:
     return torch.cat([wide, wide.new_zeros(shape[0], shape[1] - wide.shape[1], *shape[2:])], dim=1)
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
-    contents, _ = read_tensors(path)
+def _tensors(path: Path, contents: Mapping[str, Any]) -> dict[str, Tensor]:
     nested: list[Mapping[str, Any]] = [contents, *(value for value in contents.values() if isinstance(value, Mapping))]
     for candidate in nested:
         if any(isinstance(name, str) and name.endswith(_MARK) for name in candidate):

@@ -66,6 +66,12 @@ def evaluation(supernet, folders):
     return open_evaluation(supernet, names, *folders, device="cpu", calibration=18, batch_size=6)[0]
 
 
+def test_the_shipped_supernet_is_measured_by_its_name(shipped, folders):
+    evaluation, settings = open_evaluation("shipped", ["smallest"], *folders, device="cpu", calibration=18)
+    assert torch.equal(evaluation.supernet.conv1.weight, load_supernet(shipped).query.conv1.weight)
+    assert (settings["supernet"]["file"], settings["supernet"]["saw_labels"]) == ("shipped", True)
+
+
 def command(name, supernet, folders, *more, out=None):
     train, val = folders
     return [

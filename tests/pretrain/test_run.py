@@ -602,6 +602,23 @@ def test_a_training_starts_from_given_weights(images, out, tmp_path, capsys):
     assert supernet.info.training["init"]["file"] == "source.pth"
 
 
+def test_a_training_starts_from_the_shipped_supernet_and_says_what_is_behind_it(images, shipped, out, capsys):
+    recipe = dataclasses.replace(RECIPE, lr=1e-12)
+    train(images, out, steps=1, init="shipped", recipe=recipe)
+    assert f"started from shipped ({SPACE.largest})" in capsys.readouterr().out
+    supernet, source = load_supernet(out / SUPERNET), load_supernet("shipped")
+    for name, value in source.query.named_parameters():
+        assert torch.allclose(supernet.key.state_dict()[name], value, atol=1e-6), name
+    init = supernet.info.training["init"]
+    assert (init["file"], init["saw_labels"]) == ("shipped", True)
+    assert supernet.info.saw_labels is True
+
+    shipped.write_bytes(shipped.read_bytes()[:-1] + b"\x01")
+    assert main([*command(images, out), "--init", "shipped", "--overwrite"]) == 2
+    assert "is damaged: its weights are not those" in capsys.readouterr().err
+    assert load_supernet(out / SUPERNET).info == supernet.info
+
+
 def test_a_resumed_training_has_to_have_started_from_the_same_weights(images, out, tmp_path):
     for seed in range(2):
         torch.manual_seed(seed)

@@ -13,6 +13,7 @@ from data_plugin import UserError
 from data_plugin.backbones import DATAResNet
 from data_plugin.images.input_format import InputFormat
 from data_plugin.space.arch import Arch
+from data_plugin.supernet.checkpoint import load_supernet
 
 pytest.importorskip("lightly", reason="pre-training needs lightly")
 
@@ -182,6 +183,11 @@ def test_an_entry_of_a_hub_folder_is_a_teacher_with_weights_of_a_file(own_module
     torch.save({"weight": weights["weight"]}, own_module / "weights.pth")
     with pytest.raises(UserError, match=r"1 missing \(bias\)"):
         load_teacher(f"hub:{own_module}:small", str(own_module / "weights.pth"), GIVEN)
+
+
+def test_the_shipped_supernet_is_a_teacher(shipped):
+    network, _ = load_teacher("shipped", given=GIVEN)
+    assert torch.equal(network.conv1.weight, load_supernet(shipped).query.conv1.weight)
 
 
 def test_a_resnets_file_is_a_teacher(tmp_path):

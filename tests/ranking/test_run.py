@@ -1,5 +1,6 @@
 """Networks fine-tuned alike: what they start from, what is trained again, and what is refused."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -65,6 +66,11 @@ def test_every_network_is_trained_with_every_start_and_seed(supernet, drawn_voc,
     random = [weights(tmp_path / "out" / str(SPACE.smallest) / "random" / f"seed_{seed}") for seed in (0, 1)]
     assert not torch.equal(random[0], random[1])
     assert not any(torch.equal(each, shared[: SPACE.smallest.stem]) for each in random)
+
+
+def test_the_shipped_supernet_goes_by_its_name(shipped, drawn_voc, tmp_path, trained):
+    settings = compare("shipped", drawn_voc, tmp_path / "out", archs=["smallest"], weights=["supernet"]).settings
+    assert settings["supernet"] == {"name": "shipped", "sha256": hashlib.sha256(shipped.read_bytes()).hexdigest()}
 
 
 def test_what_is_done_is_not_trained_again(supernet, drawn_voc, tmp_path, trained):

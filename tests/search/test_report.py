@@ -75,7 +75,7 @@ def report(count: int = 40, space: SearchSpace | None = None, **changes) -> Sear
         images=Images(names=["1.jpg", "2.jpg", "3.jpg"], sha256="a", batches=3, split=0, most_parts=1),
         winners=[winner],
         candidates=candidates,
-        run={"seed": 0, "supernet": {"path": "s.safetensors", "sha256": "b"}},
+        run={"seed": 0, "supernet": {"path": "s.safetensors", "sha256": "b", "method": "mocov2"}},
     )
     return replace(made, **changes)
 

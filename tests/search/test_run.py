@@ -1,3 +1,4 @@
+import hashlib
 import json
 import multiprocessing
 import os
@@ -13,7 +14,7 @@ import torch
 from samples import SPACE, RandomImages
 from torch.nn import functional as F
 
-from data_plugin import Arch
+from data_plugin import Arch, search_supernet
 from data_plugin.backbones import extract
 from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.images.batch import ImageBatches, LoadedImage
@@ -87,6 +88,29 @@ def test_writes_the_closest_network_of_every_group(config, supernet_file, argume
     # What is printed runs from any folder; it stops at a wrong option before it loads a framework.
     run = subprocess.run([*lines[0], "--resume", "--eval-only"], cwd=tmp_path, capture_output=True, text=True)
     assert "not allowed with argument" in run.stderr
+
+
+def test_the_shipped_supernet_goes_by_its_name_and_what_is_shown_says_that_labels_were_seen(
+    config, shipped, arguments, tmp_path, capsys
+):
+    assert search_det.main(arguments(tmp_path / "out", "--samples", "3", supernet="shipped")) == 0
+    shown = "shipped, trained with distill; a teacher of its weights saw labels, so they are not self-supervised"
+    assert f"supernet: {shown}\n" in capsys.readouterr().out
+    assert f"The supernet is {shown}." in (tmp_path / "out" / "report.html").read_text()
+    entry = contents(tmp_path / "out")["run"]["supernet"]
+    assert entry["path"] == "shipped"
+    assert entry["sha256"] == hashlib.sha256(shipped.read_bytes()).hexdigest()
+    assert entry["saw_labels"] is True
+    again = search_supernet("shipped", "faster_rcnn_c4_voc", out=tmp_path / "again", budget="flops<=1G", device="cpu")
+    assert again.report.run["supernet"] == entry
+
+    shipped.write_bytes(shipped.read_bytes()[:-1] + b"\x01")
+    assert search_det.main(arguments(tmp_path / "changed", supernet="shipped")) == 2
+    assert capsys.readouterr().err.endswith("not those that its hash was made of; install data_plugin again\n")
+    shipped.unlink()
+    assert search_det.main([*arguments(tmp_path / "missing", supernet="shipped"), "--overwrite"]) == 2
+    assert "is missing, the supernet that comes with the package" in capsys.readouterr().err
+    assert not (tmp_path / "changed").exists()
 
 
 def test_the_terminal_shows_budgeted_costs_in_their_units(config, arguments, tmp_path, capsys):

@@ -11,6 +11,7 @@ from data_plugin.search.report.words import (
     decimals,
     lead_text,
     score_label,
+    supernet_text,
 )
 
 NAMED = 3
@@ -18,8 +19,9 @@ NAMED = 3
 
 
 def terminal_report(report: SearchReport) -> str:
-    """The winners, how sure they are, and what was approximated, in lines of plain text."""
-    return "\n".join([*_table(report), *_certainty(report), *approximation_texts(report)])
+    """The winners, how sure they are, what was approximated, and of which supernet, in lines of plain text."""
+    supernet = f"supernet: {supernet_text(report)}"
+    return "\n".join([*_table(report), *_certainty(report), *approximation_texts(report), supernet])
 
 
 def _table(report: SearchReport) -> list[str]:

@@ -42,6 +42,16 @@ def score_label(report: SearchReport) -> str:
     return "divergence per position" if report.reduction == "mean" else "divergence"
 
 
+def supernet_text(report: SearchReport) -> str:
+    """Which supernet was searched, what trained it, and whether labels had a part in that."""
+    supernet = report.run["supernet"]
+    labels = {
+        True: "; a teacher of its weights saw labels, so they are not self-supervised",
+        False: "; its teacher saw no labels",
+    }
+    return f"{supernet['path']}, trained with {supernet['method']}{labels.get(supernet.get('saw_labels'), '')}"
+
+
 def lead_text(winner: Winner) -> str:
     """How far a winner leads its runner-up."""
     if winner.lead is None:
