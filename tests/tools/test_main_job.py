@@ -51,7 +51,7 @@ def test_a_data_set_with_classes_of_its_own(chosen, drawn_voc, tmp_path: Path, c
     supernet = random_supernet_file(tmp_path / "supernet.safetensors")
     common = ["--framework", chosen.name, "--data-root", str(root)]
     search = ["--config", "faster_rcnn_c4_voc", "--supernet", str(supernet), *common]
-    search += ["--group", "0-1", "--samples", "2", "--images", "2", "--opts", *SMALL[chosen.name]]
+    search += ["--group", "0-1", "--samples", "2", "--images", "2", "--opts", *SMALL_C4[chosen.name]]
     assert search_det.main([*search, "--out", str(tmp_path / "slip"), "--classes", "racoon,kangaroo"]) == 2
     assert "no annotation has a 'racoon'" in capsys.readouterr().err
     assert search_det.main([*search, "--out", str(tmp_path / "search"), "--classes", "raccoon, kangaroo"]) == 0
