@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -31,8 +31,8 @@ class Framework:
         configs: the names of its configs.
         input_keys: where its configs say how images reach the network.
         adapter: ``module:class`` of its :class:`FrameworkConfig`, which imports the framework.
-        backbone_places: where its models keep the backbone or a part of it: prefixes of the names of weights, each
-            with what completes the rest of a name to torchvision's.
+        backbone_places: where its models keep the backbone or a part of it: what stands before torchvision's names in
+            the names of weights.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Framework:
     configs: ConfigNames
     input_keys: str
     adapter: str
-    backbone_places: Mapping[str, str] = field(hash=False)
+    backbone_places: tuple[str, ...]
 
     @property
     def is_installed(self) -> bool:

@@ -15,7 +15,7 @@ DETECTRON2 = Framework(
     configs=ConfigNames("detectron2", ending=".yaml", zoo="model_zoo/configs"),
     input_keys="INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD",
     adapter="data_plugin.backbones.detectron2.config:Detectron2Config",
-    backbone_places={"backbone.": "", "backbone.bottom_up.": "", "roi_heads.res5.": ""},
+    backbone_places=("backbone.", "backbone.bottom_up.", "roi_heads.res5."),
 )
 
 MMDET = Framework(
@@ -27,7 +27,7 @@ MMDET = Framework(
     configs=ConfigNames("mmdet", ending=".py", zoo=".mim/configs"),
     input_keys="model.data_preprocessor",
     adapter="data_plugin.backbones.mmdet.config:MMDetConfig",
-    backbone_places={"backbone.": "", "detector.backbone.": "", "roi_head.shared_head.": ""},
+    backbone_places=("backbone.", "detector.backbone.", "roi_head.shared_head."),
 )
 
 MMSEG = Framework(
@@ -39,7 +39,7 @@ MMSEG = Framework(
     configs=ConfigNames("mmseg", ending=".py", zoo=".mim/configs"),
     input_keys="model.data_preprocessor",
     adapter="data_plugin.backbones.mmseg.config:MMSegConfig",
-    backbone_places={"backbone.": ""},
+    backbone_places=("backbone.",),
 )
 
 FRAMEWORKS = (DETECTRON2, MMDET, MMSEG)
