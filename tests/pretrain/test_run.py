@@ -555,15 +555,6 @@ def test_gradients_that_overflow_at_any_loss_scale_stop_the_training(images, out
     assert not (out / SUPERNET).exists()
 
 
-def test_with_the_same_architecture_for_a_teacher_each_network_has_keys_of_its_own(training):
-    training.recipe = dataclasses.replace(RECIPE, teacher="same-arch")
-    key_passes = []
-    training.key.register_forward_hook(lambda module, args, output: key_passes.append(args[1]))
-    training.training_step(random_batch(), 0)
-    assert key_passes == training.networks(0)
-    assert training.method.contrast.memory_bank.bank_ptr.item() == 3 * BATCH
-
-
 def test_the_sandwich_is_the_largest_the_smallest_and_a_random_network(training):
     training.recipe = dataclasses.replace(RECIPE, sampler="sandwich")
     draws = [training.networks(step) for step in range(20)]
