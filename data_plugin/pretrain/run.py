@@ -34,7 +34,7 @@ from data_plugin.pretrain.views import EpochStream, LocatedViews, Views, collate
 from data_plugin.space.named_space import read_space
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.supernet.checkpoint import Supernet, SupernetInfo, save_supernet
-from data_plugin.supernet.initialise import read_backbone
+from data_plugin.supernet.foreign_weights import read_backbone
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.provenance import file_hash
 from data_plugin.utils.ranks import launched_ranks
