@@ -24,11 +24,11 @@ def parser() -> argparse.ArgumentParser:
     to_ours = commands.add_parser(
         "import",
         help="the authors' release, or a ResNet of bottlenecks, to a supernet or plain backbone weights",
-        description="Read the release of DATA's authors as a supernet; or a ResNet of bottlenecks in the names of MoCo, "
-        "torchvision, timm or MMPretrain as the supernet of a space of one network (--space), or as plain backbone "
-        "weights (without --space). Blocks are PyTorch-style, with the stride in the 3x3 convolution. Caffe-style "
-        "weights (stride in the 1x1 before it: Detectron's and MSRA's) have the same names and shapes, so they cannot "
-        "be told apart and would compute something else: do not import them.",
+        description="Read the release of DATA's authors as a supernet; or a ResNet of bottlenecks in the names of "
+        "MoCo, torchvision, timm or MMPretrain as the supernet of a space of one network (--space), or as plain "
+        "backbone weights (without --space). Blocks are PyTorch-style, with the stride in the 3x3 convolution. "
+        "Caffe-style weights (stride in the 1x1 before it: Detectron's and MSRA's) have the same names and shapes, so "
+        "they cannot be told apart and would compute something else: do not import them.",
     )
     to_ours.add_argument("checkpoint", type=Path, help="the file; nothing in it is executed")
     to_ours.add_argument(

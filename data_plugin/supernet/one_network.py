@@ -46,20 +46,20 @@ def read_one_network(path: Path, space: SearchSpace, input_format: InputFormat, 
     arch = Arch.from_weights(weights["query"])
     _require_alone(path, arch, space)
     heads = {branch: _head(file, prefix, arch) for branch, prefix in prefixes.items()}
-    if not all(heads.values()):
-        heads = dict.fromkeys(prefixes, {})
+    has_heads = all(heads.values())
     notes, teacher = [], "key"
     if file.average is None:
         notes.append("no moving average of the network: the key branch, which is the teacher, is a copy of it")
         teacher = "query"
     require_matching(path, weights[teacher], weights["query"], f"a moving average of {arch}")
-    if not heads["query"]:
+    if not has_heads:
         notes.append("no heads in the names of MoCo v2's: the supernet has no tap z, search with feature maps")
     taken = {}
     for branch, prefix in prefixes.items():
         taken[branch] = file.tensors.keys() & {prefix + name for name in weights[branch]}
-        taken[f"{branch} head"] = {f"{prefix}fc.{name}" for name in heads[branch]}
-    method = "mocov2" if heads["query"] else "unknown"
+        if has_heads:
+            taken[f"{branch} head"] = {f"{prefix}fc.{name}" for name in heads[branch]}
+    method = "mocov2" if has_heads else "unknown"
     supernet = Supernet(
         SupernetInfo(space, method, input_format, origin(path, image_size)),
         _network(space, weights["query"]),
@@ -69,9 +69,10 @@ def read_one_network(path: Path, space: SearchSpace, input_format: InputFormat, 
             f"{branch}.layers.{name}": value.to(torch.float32, copy=True)
             for branch, source in (("query", "query"), ("key", teacher))
             for name, value in heads[source].items()
+            if has_heads
         },
     )
-    entries = {part: len(names) for part, names in taken.items() if names}
+    entries = {part: len(names) for part, names in taken.items()}
     return Imported(supernet, entries, listed(file.left_out(set().union(*taken.values()))), tuple(notes))
 
 

@@ -162,8 +162,12 @@ LAYOUTS = {
 
 @pytest.mark.parametrize(
     ("layout", "left_out"),
-    [("torchvision", "fc.* (2)"), ("timm", "fc.* (2), epoch"), ("MMPretrain", "head.* (2), meta")]
-    + [("MoCo", "encoder_q.fc.* (2)")],
+    [
+        ("torchvision", "fc.* (2)"),
+        ("timm", "fc.* (2), epoch"),
+        ("MMPretrain", "head.* (2), meta"),
+        ("MoCo", "encoder_q.fc.* (2)"),
+    ],
 )
 def test_without_a_space_the_weights_are_a_plain_backbone(write, tmp_path, capsys, layout, left_out):
     network = narrow(nn.Linear(128, 5))
@@ -202,9 +206,7 @@ def test_a_network_without_average_or_heads_is_its_own_teacher_and_that_is_said(
 
 
 def test_heads_of_another_form_are_left_out_and_counted(write):
-    found = read_one_network(
-        write(published(MoCo(mlp=False))), SearchSpace.from_json(SPACE), InputFormat.imagenet()
-    )
+    found = read_one_network(write(published(MoCo(mlp=False))), SearchSpace.from_json(SPACE), InputFormat.imagenet())
     assert found.supernet.heads == {}
     assert {"encoder_q.fc.* (2)", "encoder_k.fc.* (2)"} < set(found.left_out)
     assert len(found.notes) == 1

@@ -18,6 +18,8 @@ class KeyQueue(MemoryBankModule):
         dim: length of a key.
     """
 
+    bank: Tensor
+
     def __init__(self, size: int, dim: int) -> None:
         super().__init__(size=(size, dim), gather_distributed=True)
         self.register_buffer("bank", self.bank)
