@@ -120,7 +120,7 @@ def test_the_queue_takes_in_the_keys_of_a_step_once(training):
         first = step * BATCH % 16
         assert queue.bank_ptr.item() == (first + BATCH) % 16
         before[first : first + BATCH] = keys
-        assert torch.allclose(queue.bank, before, atol=1e-4)
+        assert torch.allclose(queue.bank, before, atol=1e-3)
 
 
 def test_spread_and_matches_tell_a_collapsed_network_from_a_perfect_one(training):
