@@ -69,6 +69,16 @@ def random_supernet_file(path: Path, space: SearchSpace = SPACE, input_format: I
     return path
 
 
+def used(network: nn.Module) -> nn.Module:
+    """The network with batch norms as after a training: all scales, shifts and statistics apart."""
+    generator = torch.Generator().manual_seed(1)
+    for name, value in network.state_dict().items():
+        if value.dim() == 1:
+            low = 0.5 if name.endswith(("weight", "running_var")) else -0.5
+            value.copy_(low + torch.rand(value.shape, generator=generator))
+    return network
+
+
 def tiny_teacher() -> nn.Module:
     """A frozen teacher of random weights, the same every time: 12 channels at stride 8."""
     with torch.random.fork_rng(devices=[]):

@@ -1,16 +1,20 @@
-"""Import the checkpoint that DATA's authors released, export one network of a supernet, or make a supernet small."""
+"""Import checkpoints of others, export one network of any supernet, or make a supernet small."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_plugin.space.search_space import SPACES
 from data_plugin.supernet.named_supernet import WEIGHTS
 from data_plugin.tools.exit_codes import user_errors_exit_2
 from data_plugin.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from data_plugin.supernet.imported import Imported
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,21 +22,34 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="convert_checkpoint", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    to_ours = commands.add_parser("import", help="the authors' release to a supernet")
-    to_ours.add_argument("checkpoint", type=Path, help="the released file")
-    to_ours.add_argument("--out", type=Path, required=True, help="the supernet's file, such as supernet.safetensors")
-    to_ours.add_argument("--space", choices=SPACES, default="data", help="space of the release (default: %(default)s)")
+    to_ours = commands.add_parser(
+        "import",
+        help="the authors' release, or a ResNet of bottlenecks, to a supernet or plain backbone weights",
+        description="Read the release of DATA's authors as a supernet; or a ResNet of bottlenecks in the names of "
+        "MoCo, torchvision, timm or MMPretrain as the supernet of a space of one network (--space), or as plain "
+        "backbone weights (without --space). Blocks are PyTorch-style, with the stride in the 3x3 convolution. "
+        "Caffe-style weights (stride in the 1x1 before it: Detectron's and MSRA's) have the same names and shapes, so "
+        "they cannot be told apart and would compute something else: do not import them.",
+    )
+    to_ours.add_argument("checkpoint", type=Path, help="the file; nothing in it is executed")
     to_ours.add_argument(
-        "--image-size", type=int, default=224, help="pixels that it was trained at (default: %(default)s)"
+        "--out",
+        type=Path,
+        required=True,
+        help="the supernet's file, such as supernet.safetensors, or a folder for plain backbone weights",
     )
     to_ours.add_argument(
-        "--channel-order", choices=("RGB", "BGR"), default="RGB", help="of its images (default: %(default)s)"
+        "--space",
+        help=f"search space: {', '.join(SPACES)}, or a .json file. For the release the one that was trained (default: "
+        "data); for a ResNet that of this one network, with one choice everywhere",
     )
+    to_ours.add_argument("--image-size", type=int, help="pixels that a supernet was trained at (default: 224)")
+    to_ours.add_argument("--channel-order", choices=("RGB", "BGR"), help="of its images (default: RGB)")
     for name, example in (("mean", "123.675 116.28 103.53"), ("std", "58.395 57.12 57.375")):
         to_ours.add_argument(
             f"--{name}", type=float, nargs=3, help=f"of each channel, from 0 to 255 (default: ImageNet's {example})"
         )
-    to_ours.add_argument("--overwrite", action="store_true", help="replace the file")
+    to_ours.add_argument("--overwrite", action="store_true", help="replace what is at --out")
 
     export = commands.add_parser("export", help="a network of a supernet to plain backbone weights")
     export.add_argument(
@@ -83,23 +100,65 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _import(args: argparse.Namespace) -> None:
+    from data_plugin.supernet.one_network import read_one_network
+    from data_plugin.supernet.release import holds_release, read_release
+
+    if holds_release(args.checkpoint):
+        _import_supernet(args, read_release)
+    elif args.space is not None:
+        _import_supernet(args, read_one_network)
+    else:
+        _import_backbone(args)
+
+
+def _import_supernet(args: argparse.Namespace, read: Callable[..., Imported]) -> None:
     from data_plugin.images.input_format import InputFormat
+    from data_plugin.space.named_space import read_space
     from data_plugin.supernet.checkpoint import save_supernet
-    from data_plugin.supernet.release import read_release
 
     _require_free(args.out, args.overwrite)
     if args.out.suffix != ".safetensors":
         raise UserError(f"{args.out} does not end in .safetensors; a supernet's file does")
     usual = InputFormat.imagenet()
     input_format = InputFormat.from_json(
-        {"channel_order": args.channel_order, "mean": args.mean or usual.mean, "std": args.std or usual.std}
+        {
+            "channel_order": args.channel_order or usual.channel_order,
+            "mean": args.mean or usual.mean,
+            "std": args.std or usual.std,
+        }
     )
-    release = read_release(args.checkpoint, SPACES[args.space](), input_format, args.image_size)
-    save_supernet(args.out, release.supernet)
-    for part, count in release.entries.items():
+    space = read_space("data" if args.space is None else args.space)
+    imported = read(args.checkpoint, space, input_format, 224 if args.image_size is None else args.image_size)
+    save_supernet(args.out, imported.supernet)
+    for part, count in imported.entries.items():
         print(f"{part:<12}{count:>6} entries")
-    print(f"left out: {', '.join(release.left_out)}")
-    print(f"{args.out}: {len(release.supernet.info.space)} networks, images in {input_format}")
+    for line in imported.notes:
+        print(line)
+    print(f"left out: {', '.join(imported.left_out) or 'nothing'}")
+    print(f"{args.out}: {len(space)} network{'s' if len(space) > 1 else ''}, images in {input_format}")
+
+
+def _import_backbone(args: argparse.Namespace) -> None:
+    from data_plugin.supernet.backbone_files import ARCH_FILE, save_backbone
+    from data_plugin.supernet.foreign_weights import listed, read_backbone
+
+    for name in ("image_size", "channel_order", "mean", "std"):
+        if getattr(args, name) is not None:
+            raise UserError(
+                f"--{name.replace('_', '-')} is of a supernet's images, which plain backbone weights do not describe; "
+                "leave it out, or give --space for a supernet"
+            )
+    if args.out.suffix in (".safetensors", ".pth"):
+        raise UserError(
+            f"{args.out} ends as a file does, and plain backbone weights are a folder of several; give a folder, or "
+            "--space for a supernet's file"
+        )
+    _require_free(args.out / ARCH_FILE, args.overwrite)
+    source = read_backbone(args.checkpoint)
+    save_backbone(args.out, source.network())
+    print(f"{source.arch}: {len(source.weights)} backbone tensors")
+    print(f"left out: {', '.join(listed(source.left_out)) or 'nothing'}")
+    print("\n".join(str(path) for path in sorted(args.out.iterdir())))
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -113,7 +172,7 @@ def _export(args: argparse.Namespace) -> None:
     supernet = load_supernet(args.supernet)
     (arch,) = named_networks([args.arch], supernet.info.space)
     network = extract(supernet.query, arch)
-    statistics = "running statistics of the whole supernet"
+    statistics = f"running statistics{' of the whole supernet' if len(supernet.info.space) > 1 else ''}"
     if args.calibrate:
         from data_plugin.evaluation.images import calibration_images, centre_crop, pretrained_size
 

@@ -55,7 +55,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--teacher",
         choices=("largest", "same-arch"),
-        help="the key branch's network: always the largest, or the query network's own (default: the recipe's)",
+        help="the key branch's network: always the largest, or the query network's own, which compares images within "
+        "the batch instead of with the queue (default: the recipe's)",
     )
     parser.add_argument(
         "--sampler",

@@ -38,9 +38,8 @@ def require_evaluable(names: Sequence[str]) -> None:
     Raises:
         UserError: naming the first annotation of a VOC data set that it cannot read.
     """
-    for data_set in map(catalogued, names):
-        for name in data_set.listed.names if isinstance(data_set, VOC) else ():
-            annotation = data_set.listed.annotation(name)
+    for listed in [data_set.listed for data_set in map(catalogued, names) if isinstance(data_set, VOC)]:
+        for annotation in map(listed.annotation, listed.names):
             try:
                 parse_rec.__wrapped__(str(annotation))  # what it is wrapped in remembers the file as it was
             except (AttributeError, TypeError, ValueError) as error:

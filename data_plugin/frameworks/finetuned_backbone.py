@@ -20,7 +20,7 @@ from data_plugin.utils.tensor_files import read_tensors
 PARTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 """First parts of the names of a ResNet's weights in torchvision."""
 
-PLACES = {"": "", **{place: rest for framework in FRAMEWORKS for place, rest in framework.backbone_places.items()}}
+PLACES = ("", *dict.fromkeys(place for framework in FRAMEWORKS for place in framework.backbone_places))
 """Where models of any framework, or nothing but a backbone, keep its weights; see :class:`Framework`."""
 
 
@@ -50,9 +50,9 @@ def backbone_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         state: weights by name.
     """
     found = {}
-    for place, completion in PLACES.items():
+    for place in PLACES:
         for name, value in state.items():
-            rest = completion + name.removeprefix(place)
+            rest = name.removeprefix(place)
             part, _, entry = rest.partition(".")
             if name.startswith(place) and part in PARTS and _is_entry(part, entry):
                 found[rest] = value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -35,8 +35,8 @@ class Framework:
         input_keys: where its configs say how images reach the network.
         seed_key: the key of its configs for the seed of a training.
         adapter: ``module:class`` of its :class:`FrameworkConfig`, which imports the framework.
-        backbone_places: where its models keep the backbone or a part of it: prefixes of the names of weights, each
-            with what completes the rest of a name to torchvision's.
+        backbone_places: where its models keep the backbone or a part of it: what stands before torchvision's names in
+            the names of weights.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Framework:
     input_keys: str
     seed_key: str
     adapter: str
-    backbone_places: Mapping[str, str] = field(hash=False)
+    backbone_places: tuple[str, ...]
 
     @property
     def is_installed(self) -> bool:

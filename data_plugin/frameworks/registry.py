@@ -16,7 +16,7 @@ DETECTRON2 = Framework(
     input_keys="INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD",
     seed_key="SEED",
     adapter="data_plugin.backbones.detectron2.config:Detectron2Config",
-    backbone_places={"backbone.": "", "backbone.bottom_up.": "", "roi_heads.res5.": ""},
+    backbone_places=("backbone.", "backbone.bottom_up.", "roi_heads.res5."),
 )
 
 MMDET = Framework(
@@ -29,7 +29,7 @@ MMDET = Framework(
     input_keys="model.data_preprocessor",
     seed_key="randomness.seed",
     adapter="data_plugin.backbones.mmdet.config:MMDetConfig",
-    backbone_places={"backbone.": "", "detector.backbone.": "", "roi_head.shared_head.": ""},
+    backbone_places=("backbone.", "detector.backbone.", "roi_head.shared_head."),
 )
 
 MMSEG = Framework(
@@ -42,7 +42,7 @@ MMSEG = Framework(
     input_keys="model.data_preprocessor",
     seed_key="randomness.seed",
     adapter="data_plugin.backbones.mmseg.config:MMSegConfig",
-    backbone_places={"backbone.": ""},
+    backbone_places=("backbone.",),
 )
 
 FRAMEWORKS = (DETECTRON2, MMDET, MMSEG)

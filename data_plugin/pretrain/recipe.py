@@ -50,7 +50,12 @@ class Recipe:
         optimizer: SGD, LARS (You et al., 2017, arXiv:1708.03888) for large batches, or AdamW (Loshchilov and Hutter,
             2019, arXiv:1711.05101), whose first steps are no larger than later ones.
         teacher: which network the key branch is: the largest in every step (DATA), or for each query network the one
-            of the same architecture (the ablation of DATA's Table 8). The latter's keys are all remembered.
+            of the same architecture (the ablation of DATA's Table 8).
+        negatives: what the methods with a queue compare an image with: the keys of earlier steps in that queue, or
+            those of the batch's other images (:class:`BatchKeys`), which are far fewer. Without it the queue, or the
+            batch where the teacher is of the same architecture: in a queue that teacher's keys are of many, and a key
+            of another architecture than the query's is told apart by that alone. To compare the two teachers, give
+            "batch" to both.
         sampler: the query networks of a step beside the largest: two random ones (DATA), or the smallest and a random
             one (the sandwich rule of Yu and Huang, 2019, arXiv:1903.05134).
         norm_statistics: what batch norms normalise with under several processes: statistics of the whole batch
@@ -75,6 +80,7 @@ class Recipe:
     decay_norms: bool = True
     optimizer: Literal["sgd", "lars", "adamw"] = "sgd"
     teacher: Literal["largest", "same-arch"] = "largest"
+    negatives: Literal["queue", "batch"] | None = None
     sampler: Literal["random", "sandwich"] = "random"
     norm_statistics: Literal["synced", "shuffled"] = "synced"
 
@@ -86,12 +92,22 @@ class Recipe:
             raise UserError(f"the key momentum at the end is {self.key_momentum_end}; expected 0 to 1")
         if not 0 <= self.warmup < 1:
             raise UserError(f"the warm-up is {self.warmup} of the steps; expected at least 0 and less than 1")
+        if self.teacher == "same-arch" and self.negatives == "queue":
+            raise UserError(
+                "the teacher is 'same-arch' and the negatives are 'queue', which would hold keys of many "
+                "architectures; expected negatives = 'batch', or none given"
+            )
         self.settings.require_batch_size(self.batch_size)
 
     def build_method(self, features: int) -> Method:
         """The method with fresh heads, for a largest C5 of ``features`` channels."""
+        from data_plugin.pretrain.methods.batch_keys import compare_within_batch
+
         build: Callable[[int, Settings], Method] = method_class(self.method)
-        return build(features, self.settings)
+        method = build(features, self.settings)
+        if self.negatives == "batch" or self.teacher == "same-arch":
+            compare_within_batch(method)
+        return method
 
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON values."""

@@ -35,7 +35,7 @@ from data_plugin.pretrain.views import EpochStream, LocatedViews, Views, collate
 from data_plugin.space.named_space import read_space
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.supernet.checkpoint import Supernet, SupernetInfo, save_supernet
-from data_plugin.supernet.initialise import BackboneWeights, read_backbone
+from data_plugin.supernet.foreign_weights import BackboneWeights, read_backbone
 from data_plugin.supernet.named_supernet import named_supernet
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.provenance import file_hash

@@ -23,7 +23,8 @@ from data_plugin.pretrain.teacher import FrozenTeacher
 from data_plugin.pretrain.views import Batch
 from data_plugin.space.arch import Arch
 from data_plugin.space.search_space import SearchSpace
-from data_plugin.supernet.initialise import BackboneWeights, Started, start_from
+from data_plugin.supernet.foreign_weights import BackboneWeights
+from data_plugin.supernet.initialise import Started, start_from
 from data_plugin.utils.errors import UserError
 
 ADAMW_BETA = 0.98

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.pretrain.views import Clean
-from data_plugin.supernet.initialise import read_backbone
+from data_plugin.supernet.foreign_weights import read_backbone
 from data_plugin.supernet.named_supernet import named_supernet
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.extras import is_installed
@@ -166,7 +165,7 @@ def load_teacher(spec: str, weights: str = "", given: TeacherInput | None = None
         elif name:
             network = getattr(importlib.import_module(kind), name)()
         elif named_supernet(spec).is_file():
-            network = _resnet(spec)
+            network = read_backbone(spec).network()
         else:
             raise UserError(f"the teacher {spec!r} is not a file; expected {FORMS}")
     except UserError:
@@ -248,10 +247,3 @@ def _torchvision(name: str, pretrained: bool) -> tuple[nn.Module, TeacherInput]:
     preset = published.transforms()
     mean, std = ([255 * value for value in values] for values in (preset.mean, preset.std))
     return network, TeacherInput(preset.crop_size[0], mean, std)
-
-
-def _resnet(spec: str) -> nn.Module:
-    source = read_backbone(spec)
-    network = DATAResNet(source.arch)
-    network.load_state_dict(source.weights)
-    return network

@@ -75,6 +75,12 @@ class SearchSpace:
             depth=(_steps(1, 2, 1), _steps(1, 2, 1), _steps(1, 4, 1), _steps(1, 2, 1)),
         )
 
+    @classmethod
+    def of(cls, arch: Arch) -> SearchSpace:
+        """The space of one network."""
+        stem, *widths = ((width,) for width in arch.paper_width)
+        return cls(stem, tuple(widths), tuple((depth,) for depth in arch.depth))  # type: ignore[arg-type]
+
     @property
     def _choices(self) -> tuple[Choices, ...]:
         return (self.stem, *self.width, *self.depth)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,8 +12,8 @@ from data_plugin.backbones.dynamic_resnet import DynamicResNet
 from data_plugin.images.input_format import InputFormat
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.supernet.checkpoint import Supernet, SupernetInfo
+from data_plugin.supernet.imported import Imported, origin
 from data_plugin.utils.errors import UserError
-from data_plugin.utils.provenance import file_hash, installed_versions
 from data_plugin.utils.tensor_files import read_tensors, require_matching
 
 BRANCHES = {"encoder_q.": "query", "encoder_k.": "key"}
@@ -30,22 +29,19 @@ LEFT_OUT = ("queue", "queue_ptr")
 """Keys of past steps, which a supernet's file does not hold."""
 
 
-@dataclass(frozen=True)
-class Release:
-    """The authors' checkpoint, read, and what became of all its entries.
+def holds_release(path: Path) -> bool:
+    """Whether a file has the names of the authors' checkpoint, which OpenSelfSup's MoCo has too.
 
-    Args:
-        supernet: the supernet.
-        entries: how many entries of the state dict each part had; they add up to all of them.
-        left_out: entries that were left out, those beside the state dict included.
+    Raises:
+        UserError: if it cannot be read safely.
     """
+    state = read_tensors(path)[0].get("state_dict")
+    return isinstance(state, Mapping) and any(
+        str(name).removeprefix("module.").startswith("encoder_q.0.") for name in state
+    )
 
-    supernet: Supernet
-    entries: Mapping[str, int]
-    left_out: list[str]
 
-
-def read_release(path: Path, space: SearchSpace, input_format: InputFormat, image_size: int = 224) -> Release:
+def read_release(path: Path, space: SearchSpace, input_format: InputFormat, image_size: int = 224) -> Imported:
     """Read the authors' checkpoint.
 
     Args:
@@ -74,14 +70,10 @@ def read_release(path: Path, space: SearchSpace, input_format: InputFormat, imag
         for their_layer, our_layer in HEAD.items()
         for name, value in _below(weights, theirs + their_layer).items()
     }
-    training = {
-        "image_size": image_size,
-        "imported": {"file": path.name, "sha256": file_hash(path)},
-        "versions": installed_versions(("data_plugin", "torch")),
-    }
     parts = {part: len(_below(state, part)) for part in (*BRANCHES, COPY)}
-    return Release(
-        Supernet(SupernetInfo(space, "mocov2", input_format, training), branches["query"], branches["key"], heads),
+    info = SupernetInfo(space, "mocov2", input_format, origin(path, image_size))
+    return Imported(
+        Supernet(info, branches["query"], branches["key"], heads),
         {**parts, **dict.fromkeys(LEFT_OUT, 1)},
         [*LEFT_OUT, *(name for name in contents if name != "state_dict")],
     )

@@ -18,7 +18,6 @@ from data_plugin.pretrain.recipe import Recipe, read_recipe
 pytest.importorskip("lightly", reason="pre-training needs lightly")
 pytest.importorskip("lightning", reason="pre-training needs lightning")
 
-from data_plugin.pretrain.methods.ressl import Relations
 from data_plugin.pretrain.run import SUPERNET, pretrain
 from data_plugin.pretrain.step import SupernetTraining
 from data_plugin.supernet.checkpoint import load_supernet
@@ -105,10 +104,6 @@ torch.distributed.destroy_process_group()
 """
 
 
-def per_image(targets):
-    return [targets.keys, targets.similar] if isinstance(targets, Relations) else tree_leaves(targets)
-
-
 @pytest.mark.slow
 def test_keys_are_those_of_a_naive_shuffle_of_the_whole_batch_in_its_own_order(tmp_path):
     views = [torch.randn(8, 3, 40, 40, dtype=torch.float64) for _ in range(2)]
@@ -123,12 +118,12 @@ def test_keys_are_those_of_a_naive_shuffle_of_the_whole_batch_in_its_own_order(t
             images = order[4 * process : 4 * process + 4]
             with torch.no_grad():
                 maps = [training.key(views[view][images], SPACE.largest)[-1] for view in training.method.key_views]
-                leaves = per_image(training.method.targets(maps))
+                leaves = tree_leaves(training.method.targets(maps))
             for place, image in enumerate(images):
                 expected[image] = [leaf[place] for leaf in leaves]
         for rank in range(PROCESSES):
             found = torch.load(tmp_path / f"batch-{name}-{rank}")
-            leaves = per_image(Relations(*found) if name == "ressl" else found)
+            leaves = tree_leaves(found)
             for place in range(4):
                 for one, other in zip(leaves, expected[4 * rank + place], strict=True):
                     torch.testing.assert_close(one[place], other, msg=lambda text, name=name: f"{name}: {text}")

@@ -54,7 +54,7 @@ def config(monkeypatch: pytest.MonkeyPatch) -> RandomConfig:
     answers = RandomConfig()
 
     class RandomFramework(Framework):
-        def open(self, config, options=(), data_root=None) -> FrameworkConfig:
+        def open(self, config, options=(), data_root=None, classes=None) -> FrameworkConfig:
             return answers
 
     framework = RandomFramework(**{field.name: getattr(MMDET, field.name) for field in fields(MMDET)})

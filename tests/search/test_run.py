@@ -14,7 +14,7 @@ import torch
 from samples import SPACE, RandomImages
 from torch.nn import functional as F
 
-from data_plugin import Arch, search_supernet
+from data_plugin import Arch, SearchSpace, search_supernet
 from data_plugin.backbones import extract
 from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.images.batch import ImageBatches, LoadedImage
@@ -25,7 +25,7 @@ from data_plugin.space import cost
 from data_plugin.space.resolution import Resolution
 from data_plugin.supernet.calibration import calibrate
 from data_plugin.supernet.checkpoint import load_supernet
-from data_plugin.tools import search_det
+from data_plugin.tools import convert_checkpoint, search_det
 from data_plugin.utils.progress import progress_over
 
 pytestmark = pytest.mark.filterwarnings("ignore:256 images were asked for")
@@ -111,6 +111,25 @@ def test_the_shipped_supernet_goes_by_its_name_and_what_is_shown_says_that_label
     assert search_det.main([*arguments(tmp_path / "missing", supernet="shipped"), "--overwrite"]) == 2
     assert "is missing, the supernet that comes with the package" in capsys.readouterr().err
     assert not (tmp_path / "changed").exists()
+
+
+@pytest.mark.filterwarnings("ignore:10 networks were asked for")
+def test_a_network_of_others_is_the_only_candidate(config, arguments, tmp_path):
+    arch = Arch(5, (6, 7, 8, 8), (1, 2, 1, 1))
+    source = DATAResNet(arch)
+    weights = {f"backbone.{name}": value for name, value in source.state_dict().items()}
+    torch.save({"state_dict": weights}, tmp_path / "r.pth")
+    (tmp_path / "space.json").write_text(json.dumps(SearchSpace.of(arch).to_json()))
+    supernet = tmp_path / "supernet.safetensors"
+    names = [str(tmp_path / name) for name in ("r.pth", "space.json", "supernet.safetensors")]
+    assert convert_checkpoint.main(["import", names[0], "--space", names[1], "--out", names[2]]) == 0
+    out = tmp_path / "out"
+    assert search_det.main(arguments(out, "--group", "0-1", supernet=supernet)) == 0
+    found = contents(out)
+    assert [row["arch"] for row in found["candidates"]] == [str(arch)]
+    (winner,) = found["winners"]
+    weights = DATAResNet.from_pretrained(out / winner["folder"]).state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in source.named_parameters())
 
 
 def test_the_terminal_shows_budgeted_costs_in_their_units(config, arguments, tmp_path, capsys):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import save_file
-from samples import SPACE, random_supernet, random_supernet_file
+from samples import SPACE, random_supernet, random_supernet_file, used
 from torch import nn
 from torchvision.models import resnet18, resnet50
 from torchvision.models.resnet import Bottleneck, ResNet
@@ -11,19 +11,10 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from data_plugin import SearchSpace, UserError
 from data_plugin.backbones import DATAResNet, DynamicResNet
 from data_plugin.space.arch import Arch
-from data_plugin.supernet.initialise import read_backbone, start_from
+from data_plugin.supernet.foreign_weights import read_backbone
+from data_plugin.supernet.initialise import start_from
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-
-
-def used(network: nn.Module) -> nn.Module:
-    """The network with batch norms as after a training: all scales, shifts and statistics apart."""
-    generator = torch.Generator().manual_seed(1)
-    for name, value in network.state_dict().items():
-        if value.dim() == 1:
-            low = 0.5 if name.endswith(("weight", "running_var")) else -0.5
-            value.copy_(low + torch.rand(value.shape, generator=generator))
-    return network
 
 
 def started(path, space=SPACE):

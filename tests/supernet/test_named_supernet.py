@@ -11,7 +11,7 @@ from data_plugin import SearchSpace, UserError
 from data_plugin.backbones import DATAResNet
 from data_plugin.supernet import named_supernet
 from data_plugin.supernet.checkpoint import load_supernet
-from data_plugin.supernet.initialise import read_backbone
+from data_plugin.supernet.foreign_weights import read_backbone
 from data_plugin.supernet.named_supernet import SHIPPED, shipped_supernet
 from data_plugin.tools.convert_checkpoint import main
 

@@ -11,7 +11,7 @@ from torch import nn
 from data_plugin import SearchSpace, UserError
 from data_plugin.search.searcher import Searcher
 from data_plugin.supernet.checkpoint import Supernet, load_supernet, save_supernet
-from data_plugin.supernet.initialise import read_backbone
+from data_plugin.supernet.foreign_weights import read_backbone
 from data_plugin.supernet.pack import pack
 from data_plugin.tools.convert_checkpoint import main
 from data_plugin.utils.tensor_files import read_tensors

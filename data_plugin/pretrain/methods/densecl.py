@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data_plugin.pretrain.augmentation import View
+from data_plugin.pretrain.methods.contrast import Contrast
 from data_plugin.pretrain.methods.method import Method, pooled, precise, spread_and_matches, with_sliced_entry
-from data_plugin.pretrain.methods.moco import MoCoV2Settings, contrast_with_queue
+from data_plugin.pretrain.methods.moco import MoCoV2Settings
 from data_plugin.utils.errors import UserError
 
 
@@ -46,6 +47,11 @@ class Dense(NamedTuple):
     cells: Tensor
     features: Tensor
 
+    @property
+    def pooled_cells(self) -> Tensor:
+        """What an image's cells are remembered by (N, dim), of length 1."""
+        return F.normalize(self.cells.mean(dim=1), dim=1)
+
 
 class DenseCL(Method):
     """Dense contrastive learning (Wang et al., 2021, arXiv:2011.09157) in the form of DATA's Algorithm 1.
@@ -71,8 +77,8 @@ class DenseCL(Method):
             )
         )
         self.settings = settings
-        self.contrast = contrast_with_queue(settings)
-        self.dense_contrast = contrast_with_queue(settings)
+        self.contrast = Contrast(settings.temperature, settings.queue, settings.dim)
+        self.dense_contrast = Contrast(settings.temperature, settings.queue, settings.dim)
 
     @property
     def views(self) -> Sequence[View]:
@@ -101,13 +107,14 @@ class DenseCL(Method):
         """The weighted sum of the global and the dense InfoNCE (Eq. 3)."""
         shared = targets.features[..., : predictions.features.shape[-1]]
         matching = select_most_similar(predictions.features, shared, targets.cells)
-        dense = self.dense_contrast(predictions.cells.flatten(0, 1), matching.flatten(0, 1))
-        return (1 - self.settings.dense) * self.contrast(predictions.whole, targets.whole) + self.settings.dense * dense
+        dense = self.dense_contrast(predictions.cells, matching, targets.pooled_cells)
+        whole = self.contrast(predictions.whole, targets.whole, targets.whole)
+        return (1 - self.settings.dense) * whole + self.settings.dense * dense
 
     def remember(self, targets: Dense) -> None:
         """Enqueue the keys of the images, and those that their pooled cells give."""
-        self.contrast.memory_bank.enqueue(targets.whole)
-        self.dense_contrast.memory_bank.enqueue(F.normalize(targets.cells.mean(dim=1), dim=1))
+        self.contrast.remember(targets.whole)
+        self.dense_contrast.remember(targets.pooled_cells)
 
     def health(self, predictions: Dense, targets: Dense) -> Mapping[str, Tensor]:
         """See :func:`spread_and_matches`, for the whole images."""

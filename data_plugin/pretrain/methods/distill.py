@@ -103,14 +103,10 @@ class Taught(NamedTuple):
 
     Args:
         keys: the mean of its centred map (N, dim), of length 1.
-        queue: the keys of earlier steps, (dim, K).
-        similar: each image's distribution over the queue, (N, K).
         cells: its centred map (N, dim, h, w).
     """
 
     keys: Tensor
-    queue: Tensor
-    similar: Tensor
     cells: Tensor
 
 
@@ -159,15 +155,11 @@ class Distill(Method):
         return FrozenTeacher(network, given, settings.dim, settings.keep, folder)
 
     def targets(self, key_maps: Sequence[Tensor]) -> Taught:
-        """What the teacher says (SEED, Eq. 4), centred."""
+        """What the teacher says, centred."""
         (cells,) = key_maps
         self._update_centre(cells)
         cells = cells - self.centre.view(1, -1, 1, 1)
-        keys = F.normalize(pooled(cells), dim=1)
-        _, queue = self.queue(keys)
-        # The temperature magnifies the rounding of half precision.
-        with torch.autocast(keys.device.type, enabled=False):
-            return Taught(keys, queue, F.softmax(keys @ queue / self.settings.temperature, dim=1), cells)
+        return Taught(F.normalize(pooled(cells), dim=1), cells)
 
     def predictions(self, query_maps: Sequence[Tensor]) -> Student:
         """The projections."""
@@ -184,12 +176,14 @@ class Distill(Method):
         return self.key_head["whole"](pooled(key_map))  # type: ignore[index]
 
     def loss(self, predictions: Student, targets: Taught) -> Tensor:
-        """Cross-entropy of the distributions over the queue (SEED, Eq. 5), and one less the cosine at every cell."""
-        logits = predictions.whole @ targets.queue / self.settings.temperature
-        loss = self.settings.whole * F.cross_entropy(logits, targets.similar)
+        """Cross-entropy of the relations to other images (SEED, Eq. 4 and 5), and one less the cosine at every cell."""
+        settings = self.settings
+        similar = F.softmax(self.queue.similarities(targets.keys, targets.keys) / settings.temperature, dim=1)
+        logits = self.queue.similarities(predictions.whole, targets.keys) / settings.temperature
+        loss = settings.whole * F.cross_entropy(logits, similar)
         for cells in predictions.cells:
             taught = F.interpolate(targets.cells, cells.shape[2:], mode="bilinear", antialias=True)
-            loss = loss + self.settings.cells * (1 - F.cosine_similarity(cells, taught, dim=1).mean())
+            loss = loss + settings.cells * (1 - F.cosine_similarity(cells, taught, dim=1).mean())
         return loss
 
     def remember(self, targets: Taught) -> None:

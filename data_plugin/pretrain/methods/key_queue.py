@@ -18,18 +18,28 @@ class KeyQueue(MemoryBankModule):
         dim: length of a key.
     """
 
+    bank: Tensor
+
     def __init__(self, size: int, dim: int) -> None:
         super().__init__(size=(size, dim), gather_distributed=True)
         self.register_buffer("bank", self.bank)
         self.register_buffer("bank_ptr", self.bank_ptr)
 
-    def forward(
-        self, output: Tensor, labels: Tensor | None = None, update: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """``output`` as it is, and all keys (dim, size); the other arguments are lightly's and mean nothing here."""
-        del labels, update
-        return super().forward(output, update=False)
+    def similarities(self, x: Tensor, keys: Tensor) -> Tensor:
+        """Cosines of images' embeddings with the keys of other images, here those of earlier steps.
+
+        Args:
+            x: embeddings (N, ..., dim), of length 1.
+            keys: what :meth:`enqueue` will get of the same images, (N, dim); the queue holds none of them yet.
+
+        Returns:
+            (N, ..., size).
+        """
+        del keys
+        return x @ self.bank.T
 
     def enqueue(self, keys: Tensor) -> None:
         """Put normalised keys (N, dim) in the place of the oldest."""
+        # The backward pass of this step still reads what its losses compared with.
+        self.bank = self.bank.clone()
         self._dequeue_and_enqueue(keys)

@@ -33,7 +33,8 @@ class Method(nn.Module, ABC):
     network's C5 and a ``settings_class``; a recipe names it by ``method = "module:class"``. Under several processes
     each sees its part of the batch: what :meth:`remember` keeps has to be gathered from all (as ``KeyQueue`` does),
     batch norms in heads are synchronised by the loop, or the keys' images shuffled over the processes, and what
-    :meth:`targets` returned then put back by :meth:`reordered`.
+    :meth:`targets` returned then put back by :meth:`reordered`. A ``KeyQueue`` is read in :meth:`loss`, where the
+    recipe's negatives may have put ``BatchKeys`` in its place.
 
     Args:
         query_head: the head of the query branch; the key branch gets a copy.

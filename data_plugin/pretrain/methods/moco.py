@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import BYOLProjectionHead, MoCoProjectionHead
 from torch import Tensor
 from torch.nn import functional as F
 
 from data_plugin.pretrain.augmentation import View, jitter
-from data_plugin.pretrain.methods.key_queue import KeyQueue
+from data_plugin.pretrain.methods.contrast import Contrast
 from data_plugin.pretrain.methods.method import Method, precise, spread_and_matches, with_sliced_entry
 from data_plugin.pretrain.methods.settings import Settings, require_positive, require_whole_batches
 
@@ -54,13 +53,6 @@ class MoCoV2Settings(Settings):
         return view, view
 
 
-def contrast_with_queue(settings: MoCoV2Settings) -> NTXentLoss:
-    """lightly's InfoNCE with a :class:`KeyQueue` for its memory bank."""
-    contrast = NTXentLoss(settings.temperature)
-    contrast.memory_bank = KeyQueue(settings.queue, settings.dim)
-    return contrast
-
-
 class MoCoV2(Method):
     """Momentum contrast with an MLP head (Chen et al., 2020, arXiv:2003.04297) in the form of DATA's Algorithm 1.
 
@@ -80,7 +72,7 @@ class MoCoV2(Method):
         head = BYOLProjectionHead if settings.batch_norm else MoCoProjectionHead
         super().__init__(with_sliced_entry(head(features, settings.hidden, settings.dim)))
         self.settings = settings
-        self.contrast = contrast_with_queue(settings)
+        self.contrast = Contrast(settings.temperature, settings.queue, settings.dim)
 
     @property
     def views(self) -> Sequence[View]:
@@ -98,12 +90,12 @@ class MoCoV2(Method):
         return F.normalize(precise(self.embed_query(query_map)), dim=1)
 
     def loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """InfoNCE of the queries against their own keys and the queue."""
-        return self.contrast(predictions, targets)
+        """InfoNCE of the queries against their own keys and those of other images."""
+        return self.contrast(predictions, targets, targets)
 
     def remember(self, targets: Tensor) -> None:
         """Enqueue the keys."""
-        self.contrast.memory_bank.enqueue(targets)
+        self.contrast.remember(targets)
 
     def health(self, predictions: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
         """See :func:`spread_and_matches`."""

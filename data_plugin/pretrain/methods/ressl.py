@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import torch
 from lightly.models.modules.heads import BYOLProjectionHead, MoCoProjectionHead
 from torch import Tensor
 from torch.nn import functional as F
@@ -51,20 +49,6 @@ class ReSSLSettings(Settings):
         require_whole_batches(self.queue, batch_size)
 
 
-class Relations(NamedTuple):
-    """What the key branch says of a step's images.
-
-    Args:
-        keys: (N, dim), of length 1.
-        queue: the keys of earlier steps, (dim, K).
-        similar: each image's distribution over the queue, (N, K).
-    """
-
-    keys: Tensor
-    queue: Tensor
-    similar: Tensor
-
-
 class ReSSL(Method):
     """Relational self-supervised learning (Zheng et al., 2021, arXiv:2107.09282) in the form of DATA's Algorithm 1.
 
@@ -95,33 +79,26 @@ class ReSSL(Method):
             View(settings.crop, jitter_probability=0.0, grey=0.0, blur=0.0),
         )
 
-    def targets(self, key_maps: Sequence[Tensor]) -> Relations:
-        """What the images resemble (Eq. 3)."""
+    def targets(self, key_maps: Sequence[Tensor]) -> Tensor:
+        """The keys (N, dim), of length 1."""
         (key_map,) = key_maps
-        keys = F.normalize(precise(self.embed_key(key_map)), dim=1)
-        _, queue = self.queue(keys)
-        # The temperature magnifies the rounding of half precision.
-        with torch.autocast(keys.device.type, enabled=False):
-            return Relations(keys, queue, F.softmax(keys @ queue / self.settings.teacher_temperature, dim=1))
-
-    def reordered(self, targets: Relations, reorder: Callable[[Tensor], Tensor]) -> Relations:
-        """See :meth:`Method.reordered`; the queue is no part of the batch."""
-        return Relations(reorder(targets.keys), targets.queue, reorder(targets.similar))
+        return F.normalize(precise(self.embed_key(key_map)), dim=1)
 
     def predictions(self, query_maps: Sequence[Tensor]) -> Tensor:
         """The queries (N, dim), of length 1."""
         (query_map,) = query_maps
         return F.normalize(precise(self.embed_query(query_map)), dim=1)
 
-    def loss(self, predictions: Tensor, targets: Relations) -> Tensor:
-        """Cross-entropy of the two distributions over the queue (Eq. 5)."""
-        logits = predictions @ targets.queue / self.settings.student_temperature
-        return F.cross_entropy(logits, targets.similar)
+    def loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy of the two branches' distributions over other images (Eq. 3 to 5)."""
+        similar = F.softmax(self.queue.similarities(targets, targets) / self.settings.teacher_temperature, dim=1)
+        logits = self.queue.similarities(predictions, targets) / self.settings.student_temperature
+        return F.cross_entropy(logits, similar)
 
-    def remember(self, targets: Relations) -> None:
+    def remember(self, targets: Tensor) -> None:
         """Enqueue the keys."""
-        self.queue.enqueue(targets.keys)
+        self.queue.enqueue(targets)
 
-    def health(self, predictions: Tensor, targets: Relations) -> Mapping[str, Tensor]:
+    def health(self, predictions: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
         """See :func:`spread_and_matches`."""
-        return spread_and_matches(predictions, targets.keys)
+        return spread_and_matches(predictions, targets)
