@@ -20,7 +20,13 @@ ARCH = Arch.parse("d1-1-1-1_w8-8-12-16-24")
 class Touchy(FrameworkConfig):
     """A config whose options name what shall fail: ``taps=1`` lets :attr:`taps` fail, ``taps=0`` mends that."""
 
-    def __init__(self, path: Path, options: Sequence[str] = (), data_root: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        options: Sequence[str] = (),
+        data_root: Path | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
         self.path = path
         self.failing = dict(option.split("=") for option in options)
         self.may("read")
