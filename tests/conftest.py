@@ -1,11 +1,10 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from samples import distilled_supernet
 
+from data_plugin.images.drawn_cityscapes import draw_cityscapes
 from data_plugin.images.drawn_voc import draw_voc
 from data_plugin.supernet import named_supernet
 from data_plugin.supernet.checkpoint import save_supernet
@@ -33,19 +32,7 @@ def drawn_voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def drawn_cityscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root in Cityscapes' layout: 4 drawn images in train, 2 in val, of five classes and unlabelled pixels."""
     root = tmp_path_factory.mktemp("cityscapes")
-    random = np.random.default_rng(0)
-    for split, count in (("train", 4), ("val", 2)):
-        images, labels = (root / folder / split / "aachen" for folder in ("leftImg8bit", "gtFine"))
-        images.mkdir(parents=True)
-        labels.mkdir(parents=True)
-        for index in range(count):
-            label = np.full((64, 96), 255, dtype=np.uint8)
-            for train_id in (0, 2, 8, 10, 13):
-                top, left = random.integers(0, 40), random.integers(0, 60)
-                label[top : top + 24, left : left + 36] = train_id
-            pixels = (label[..., None] * np.array([7, 11, 13]) + random.integers(0, 40, (64, 96, 3))).astype(np.uint8)
-            Image.fromarray(pixels).save(images / f"aachen_{index:06d}_leftImg8bit.png")
-            Image.fromarray(label).save(labels / f"aachen_{index:06d}_gtFine_labelTrainIds.png")
+    draw_cityscapes(root, {"train": 4, "val": 2})
     return root
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_plugin.tools.data_root_argument import add_data_root_argument
 from data_plugin.tools.exit_codes import user_errors_exit_2
 from data_plugin.tools.framework_help import framework_help
 
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--config", required=True, help="config name or path of a detector or segmenter")
     parser.add_argument("--out", required=True, type=Path, help="folder of all trainings and comparison.json")
-    parser.add_argument("--data-root", type=Path, help="folder of the data sets, instead of the config's")
+    add_data_root_argument(parser)
     parser.add_argument("--framework", help=framework_help(None))
     parser.add_argument(
         "--arch",

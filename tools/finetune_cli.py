@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_plugin.tools.classes_argument import add_classes_argument
+from data_plugin.tools.data_root_argument import add_data_root_argument
 from data_plugin.tools.framework_help import framework_help
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def add_finetune_arguments(parser: argparse.ArgumentParser, task: Task) -> None:
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.add_argument("--config", required=True, help="config that a search wrote, or a config name or path")
     parser.add_argument("--out", required=True, type=Path, help="folder of checkpoints, logs and metrics.json")
-    parser.add_argument("--data-root", type=Path, help="folder of the data sets, instead of the config's")
+    add_data_root_argument(parser)
     add_classes_argument(parser, task)
     parser.add_argument("--framework", help=framework_help(task))
     start = parser.add_mutually_exclusive_group()

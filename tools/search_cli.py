@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_plugin.tools.classes_argument import add_classes_argument
+from data_plugin.tools.data_root_argument import add_data_root_argument
+from data_plugin.tools.demo_data import demo_data
 from data_plugin.tools.framework_help import framework_help
 from data_plugin.utils.errors import UserError
 
@@ -31,17 +33,22 @@ def add_search_arguments(parser: argparse.ArgumentParser, task: Task, example: s
     parser.add_argument("--config", required=True, help=f"config name such as {example}, or path")
     parser.add_argument(
         "--supernet",
-        required=True,
-        help="supernet.safetensors that pre-training wrote, or 'shipped' for the one that comes with the package",
+        default="shipped",
+        help="supernet.safetensors that pre-training wrote; default: %(default)s, the one that comes with the package",
     )
-    parser.add_argument("--out", required=True, type=Path, help="output folder")
+    parser.add_argument("--out", type=Path, help="output folder (default: runs/CONFIG-1, -2 and on)")
     parser.add_argument(
         "--group", nargs="+", action="extend", default=[], help="budgets between two costs in GFLOPs, such as 3-4 4-5"
     )
     parser.add_argument(
         "--budget", nargs="+", action="extend", default=[], help="budgets such as 'flops<=4.0G and params<=30M'"
     )
-    parser.add_argument("--all-groups", action="store_true", help="the groups 1-2 to 7-8, as in the paper")
+    parser.add_argument(
+        "--all-groups",
+        action="store_true",
+        help="the paper's groups, 1-2 to 7-8, that hold a network; five of about as many networks where none does "
+        "(default, where neither --group nor --budget is given)",
+    )
     parser.add_argument(
         "--input-size",
         type=_size,
@@ -49,7 +56,12 @@ def add_search_arguments(parser: argparse.ArgumentParser, task: Task, example: s
         help="pixels at which FLOPs are counted (default 224, at output stride 32 as in the papers) and latency and "
         "memory measured (default: the config's, at its strides)",
     )
-    parser.add_argument("--data-root", type=Path, help="folder of the data sets, instead of the config's")
+    add_data_root_argument(parser)
+    parser.add_argument(
+        "--demo-data",
+        action="store_true",
+        help="draw a small data set to try the search on, below runs/demo-data, instead of a data root",
+    )
     add_classes_argument(parser, task)
     parser.add_argument("--framework", help=framework_help(task))
     which = parser.add_mutually_exclusive_group()
@@ -118,9 +130,13 @@ def add_search_arguments(parser: argparse.ArgumentParser, task: Task, example: s
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the unfinished search in --out, or start it if it has not begun",
+        help="go on with the unfinished search in --out, or start it if it has not begun; without --out, with the "
+        "newest unfinished one of this config",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an output folder that is not empty")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be done and about how long it takes, and stop"
+    )
     parser.add_argument(
         "--opts", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="changes of the framework's config"
     )
@@ -135,43 +151,49 @@ def search_and_print(arguments: argparse.Namespace, task: Task, finetune: str) -
         finetune: the tool that fine-tunes a winner, ``finetune_det`` or ``finetune_seg``.
     """
     from data_plugin.search.memory import parse_bytes
-    from data_plugin.search.run import SearchOptions, run_search
+    from data_plugin.search.run import SearchOptions, plan_search, run_search
     from data_plugin.search.taps import parse_taps
     from data_plugin.space.budget import Budget
     from data_plugin.supernet.named_supernet import named_supernet
 
-    if arguments.overwrite:
-        inputs = {"supernet": named_supernet(arguments.supernet), "data root": arguments.data_root}
+    data_root = arguments.data_root
+    if arguments.demo_data:
+        data_root = demo_data(task)
+    if arguments.overwrite and arguments.out is not None:
+        inputs = {"supernet": named_supernet(arguments.supernet), "data root": data_root}
         _require_outside(arguments.out, inputs)
-    search = run_search(
-        SearchOptions(
-            config=arguments.config,
-            supernet=arguments.supernet,
-            out=arguments.out,
-            task=task,
-            framework=arguments.framework,
-            data_root=arguments.data_root,
-            classes=arguments.classes,
-            budgets=[*map(Budget.group, arguments.group), *map(Budget.parse, arguments.budget)],
-            every_group=arguments.all_groups,
-            input_size=arguments.input_size,
-            strategy=_strategy(arguments),
-            images=arguments.images,
-            batch_size=arguments.batch_size,
-            taps=None if arguments.taps is None else parse_taps(arguments.taps),
-            reduction=arguments.reduction,
-            norm=arguments.norm,
-            precision=arguments.precision,
-            relation_rows=arguments.relation_rows,
-            max_memory=None if arguments.max_memory is None else parse_bytes(arguments.max_memory),
-            seed=arguments.seed,
-            device=arguments.device,
-            overwrite=arguments.overwrite,
-            resume=arguments.resume,
-            pareto=arguments.pareto,
-            options=arguments.opts,
-        )
+    options = SearchOptions(
+        config=arguments.config,
+        supernet=arguments.supernet,
+        out=arguments.out,
+        task=task,
+        framework=arguments.framework,
+        data_root=data_root,
+        classes=arguments.classes,
+        budgets=[*map(Budget.group, arguments.group), *map(Budget.parse, arguments.budget)],
+        every_group=arguments.all_groups,
+        input_size=arguments.input_size,
+        strategy=_strategy(arguments),
+        images=arguments.images,
+        batch_size=arguments.batch_size,
+        taps=None if arguments.taps is None else parse_taps(arguments.taps),
+        reduction=arguments.reduction,
+        norm=arguments.norm,
+        precision=arguments.precision,
+        relation_rows=arguments.relation_rows,
+        max_memory=None if arguments.max_memory is None else parse_bytes(arguments.max_memory),
+        seed=arguments.seed,
+        device=arguments.device,
+        overwrite=arguments.overwrite,
+        resume=arguments.resume,
+        pareto=arguments.pareto,
+        options=arguments.opts,
     )
+    if arguments.dry_run:
+        plan = plan_search(options)
+        print(plan or "", end="\n" if plan else "")
+        return
+    search = run_search(options, lambda plan: print(f"{plan}\n", flush=True))
     if search is None:
         return
     print(search)

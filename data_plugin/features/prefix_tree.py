@@ -84,15 +84,21 @@ def _descend(
                 _descend(supernet, stage + 1, y, paths, c, d, last_stage, visit)
 
 
-def tree_flops(archs: Sequence[Arch], input_size: tuple[int, int] = (224, 224), last_stage: int = STAGES - 1) -> int:
+def tree_flops(
+    archs: Sequence[Arch],
+    input_size: tuple[int, int] = (224, 224),
+    last_stage: int = STAGES - 1,
+    strides: Sequence[int] = STRIDES,
+) -> int:
     """Multiply-accumulates of the convolutions of one walk, for one image.
 
     Args:
         archs: the networks as :func:`tree_order` sorts them.
         input_size: height and width of the image in pixels.
         last_stage: stages after this one, 0 to 3, are not computed.
+        strides: strides of the four stages.
     """
-    counter = _Counter()
+    counter = _Counter(strides)
     walk(counter, _Map(*input_size, 3), archs, last_stage, lambda *_: None)
     return counter.total
 
@@ -116,7 +122,8 @@ class _Map:
 class _Counter:
     """Stages that count multiply-accumulates instead of computing."""
 
-    def __init__(self) -> None:
+    def __init__(self, strides: Sequence[int]) -> None:
+        self.strides = strides
         self.total = 0
 
     def stem(self, x: _Map, width: int) -> _Map:
@@ -127,7 +134,7 @@ class _Counter:
     def stage(self, index: int, x: _Map, width: int, depth: int, start: int = 0) -> _Map:
         for block in range(start, depth):
             reduced = x.after(1, width)
-            middle = x.after(STRIDES[index] if block == 0 else 1, width)
+            middle = x.after(self.strides[index] if block == 0 else 1, width)
             out = middle.after(1, EXPANSION * width)
             self.total += reduced.convolution(1, x.channels) + middle.convolution(3, width) + out.convolution(1, width)
             if block == 0:

@@ -20,13 +20,15 @@ from data_plugin.frameworks.registry import find_framework, frameworks_of
 from data_plugin.images.batch import ImageBatches, draw_batches
 from data_plugin.search.comparison import Reduction
 from data_plugin.search.found import Search
-from data_plugin.search.report.folder import PARTIAL, require_free, write_search
+from data_plugin.search.plan import SearchPlan, foresee, trained_on
+from data_plugin.search.report.folder import PARTIAL, numbered_folder, require_free, write_search
 from data_plugin.search.report.search_report import Images, SearchReport, Winner, pick_front, pick_winner, tabulate
+from data_plugin.search.report.words import supernet_text
 from data_plugin.search.resume import RUN_FILE, PartialSearch, open_partial
 from data_plugin.search.searcher import Searcher
 from data_plugin.search.strategies.halving import Halving
 from data_plugin.search.strategies.sample import Sample
-from data_plugin.search.strategies.strategy import Outcome, Strategy, Within
+from data_plugin.search.strategies.strategy import Candidates, Outcome, Strategy, Within, distinct
 from data_plugin.search.taps import check_taps
 from data_plugin.space import cost
 from data_plugin.space.arch import Arch
@@ -35,7 +37,7 @@ from data_plugin.space.measured_cost import MeasuredCosts
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.supernet.backbone_files import PTH_FILE
 from data_plugin.supernet.checkpoint import Supernet, load_supernet
-from data_plugin.supernet.named_supernet import named_supernet
+from data_plugin.supernet.named_supernet import SHIPPED, named_supernet
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.progress import progress_over
 from data_plugin.utils.provenance import file_hash, installed_versions
@@ -49,14 +51,15 @@ class SearchOptions:
     Args:
         config: name or path of the framework's config.
         supernet: the supernet's ``.safetensors`` file, or "shipped" for the one that comes with the package.
-        out: the output folder.
+        out: the output folder; None takes the next ``runs/CONFIG-NUMBER``.
         task: what the config's model is for; None leaves it to the config's name.
         framework: the framework; None picks one, see :func:`data_plugin.frameworks.registry.find_framework`.
         data_root: folder of the data sets; None leaves the config's.
         classes: the classes of objects that the winners' configs are for; None leaves them to the config and the
             annotations. No search depends on them.
-        budgets: which networks may be chosen; one answer each.
-        every_group: add all of the paper's groups that hold a network.
+        budgets: which networks may be chosen; one answer each. None are all groups of the space, see
+            :func:`~data_plugin.space.budget.all_groups`.
+        every_group: add all groups of the space to the budgets.
         input_size: height and width in pixels at which FLOPs are counted, and latency and memory measured; None
             counts at 224 x 224 and measures at the size of the config's first batch. FLOPs are the papers': of the
             backbone at output stride 32, whatever the config's strides; latency and memory are at the config's.
@@ -78,8 +81,8 @@ class SearchOptions:
     """
 
     config: str
-    supernet: str | os.PathLike[str]
-    out: Path
+    supernet: str | os.PathLike[str] = SHIPPED
+    out: Path | None = None
     task: Task | None = None
     framework: str | None = None
     data_root: Path | None = None
@@ -104,6 +107,9 @@ class SearchOptions:
     options: Sequence[str] = ()
 
 
+PLANNED = 100
+"""Networks a budget that stand for those that a strategy finds on the way, where their cost is foreseen."""
+
 _DECIDES = ("config", "input_size", "reduction", "norm", "precision", "relation_rows")
 """Options that decide what is measured and are not in the report's ``run``."""
 
@@ -127,7 +133,7 @@ def search_supernet(
             framework's model zoo by its name.
         out: the output folder.
         budget: bounds such as ``"flops<=4.0G and params<=30M"``, or several of them.
-        group: bounds in GFLOPs such as ``"3-4"``, or several of them.
+        group: bounds in GFLOPs such as ``"3-4"``, or several of them; without a budget either, all groups of the space.
         data_root: folder of the data sets; None leaves the config's.
         options: further fields of :class:`SearchOptions`.
 
@@ -155,11 +161,12 @@ def search_supernet(
     return Search.read(out) if found is None else found
 
 
-def run_search(options: SearchOptions) -> Search | None:
+def run_search(options: SearchOptions, announce: Callable[[SearchPlan], None] | None = None) -> Search | None:
     """Search a supernet on the images of a framework's config and write the output folder.
 
     Args:
         options: what to run.
+        announce: is told, in the first process, what is about to be done, which takes a few networks on one batch.
 
     Returns:
         The search; None in processes other than the first of several.
@@ -168,95 +175,162 @@ def run_search(options: SearchOptions) -> Search | None:
         UserError: if anything that the user gave does not fit; nothing is written then.
     """
     with joined_ranks():
-        require_free(options.out, options.overwrite, options.resume)
-        if options.pareto and isinstance(options.strategy, Halving):
-            raise UserError("halving drops networks that the front needs; search with --pareto or with --halve")
-        chosen_taps = None if options.taps is None else check_taps(options.taps)
-        supernet = load_supernet(options.supernet)
-        space = supernet.info.space
-        budgets = _budgets(options, space)
-        framework = find_framework(options.framework, options.config, options.task)
-        config = framework.open(options.config, options.options, options.data_root, options.classes)
-        configs = [(framework, config), *_same_config(options, framework)]
-        what = f"the config {options.config}, by its {framework.input_keys},"
-        supernet.info.input_format.require(config.input_format, what)
-        taps = chosen_taps or config.taps
-        batches = draw_batches(config.images(), options.images, options.batch_size, options.seed)
-        device = pick_device(options.device)
-        resolution = config.resolution.options()
-        measured = MeasuredCosts(space, lambda: options.input_size or _image_size(batches), device, **resolution)
-        measured.prepare({quantity for budget in budgets for quantity in budget.quantities})
-        costs = {**_closed_costs(options), "latency": measured.latency, "memory": measured.memory}
-        searcher = Searcher(
-            supernet.at(device, **resolution),
-            taps,
-            reduction=options.reduction,
-            norm=options.norm,
-            precision=options.precision,
-            rows=options.relation_rows,
-            seed=options.seed,
-            max_memory=options.max_memory,
-        )
-        run = _description(options, supernet, framework, resolution)
-        decides = {
-            **run,
-            **{name: getattr(options, name) for name in _DECIDES},
-            "data_root": None if options.data_root is None else str(options.data_root),
-            "framework": framework.name,
-            "taps": list(taps),
-            "budgets": [budget.name for budget in budgets],
-        }
-        outcome = _searched(options, searcher, batches, space, budgets, costs, decides)
-        if rank() != 0:
-            return None
-        report = _report(options, framework, searcher, outcome, budgets, costs, measured, run)
-        archs = [winner.arch for winner in report.winners]
-        with progress_over(sum(map(len, batches.parts)), "images for the winners' batch norms") as advance:
-            networks = searcher.extract(archs, batches, advance)
-        write_search(options.out, report, networks, partial(_write_configs, options, configs))
-        return Search(options.out, report)
+        prepared = _prepare(options)
+        unfinished = from_first(_open(prepared) if rank() == 0 else None)
+        assert unfinished is not None
+        if announce is not None:
+            plan = _plan(prepared, unfinished.candidates)
+            if rank() == 0:
+                announce(plan)
+        return _run(prepared, unfinished)
 
 
-def _searched(
-    options: SearchOptions,
-    searcher: Searcher,
-    batches: ImageBatches,
-    space: SearchSpace,
-    budgets: Sequence[Budget],
-    costs: Costs,
-    run: Mapping[str, Any],
-) -> Outcome:
+def plan_search(options: SearchOptions) -> SearchPlan | None:
+    """Get ready for a search without beginning it, and tell what it would do; nothing is written.
+
+    Args:
+        options: what would be run.
+
+    Returns:
+        The plan; None in processes other than the first of several.
+
+    Raises:
+        UserError: if anything that the user gave does not fit.
+    """
+    with joined_ranks():
+        prepared = _prepare(options)
+        plan = _plan(prepared, prepared.draw())
+        return plan if rank() == 0 else None
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A search with everything that was asked for found and checked."""
+
+    options: SearchOptions
+    out: Path
+    supernet: Supernet
+    framework: Framework
+    config: FrameworkConfig
+    budgets: Sequence[Budget]
+    measured: MeasuredCosts
+    costs: Costs
+    batches: ImageBatches
+    searcher: Searcher
+
+    @property
+    def space(self) -> SearchSpace:
+        return self.supernet.info.space
+
+    @property
+    def within(self) -> Mapping[str, Within]:
+        return {budget.name: partial(budget.fits, costs=self.costs) for budget in self.budgets}
+
+    def draw(self) -> Candidates:
+        """Candidates for every budget; none where the strategy finds its networks on the way."""
+        candidates = self.options.strategy.candidates(self.space, self.within, self.options.seed)
+        if candidates:  # else nobody enumerates the space
+            for budget in self.budgets:
+                budget.require_any(self.space, self.costs)
+        return candidates
+
+
+def _prepare(options: SearchOptions) -> _Prepared:
+    out = options.out or from_first(numbered_folder(options.config, options.resume) if rank() == 0 else Path())
+    require_free(out, options.overwrite, options.resume)
+    if options.pareto and isinstance(options.strategy, Halving):
+        raise UserError("halving drops networks that the front needs; search with --pareto or with --halve")
+    chosen_taps = None if options.taps is None else check_taps(options.taps)
+    supernet = load_supernet(options.supernet)
+    budgets = _budgets(options, supernet.info.space)
+    framework = find_framework(options.framework, options.config, options.task)
+    config = framework.open(options.config, options.options, options.data_root, options.classes)
+    what = f"the config {options.config}, by its {framework.input_keys},"
+    supernet.info.input_format.require(config.input_format, what)
+    taps = chosen_taps or config.taps
+    batches = draw_batches(config.images(), options.images, options.batch_size, options.seed)
+    device = pick_device(options.device)
+    resolution = config.resolution.options()
+    size = partial(_measured_size, options, batches)
+    measured = MeasuredCosts(supernet.info.space, size, device, **resolution)
+    measured.prepare({quantity for budget in budgets for quantity in budget.quantities})
+    costs = {**_closed_costs(options), "latency": measured.latency, "memory": measured.memory}
+    searcher = Searcher(
+        supernet.at(device, **resolution),
+        taps,
+        reduction=options.reduction,
+        norm=options.norm,
+        precision=options.precision,
+        rows=options.relation_rows,
+        seed=options.seed,
+        max_memory=options.max_memory,
+    )
+    return _Prepared(options, out, supernet, framework, config, budgets, measured, costs, batches, searcher)
+
+
+def _plan(prepared: _Prepared, candidates: Candidates) -> SearchPlan:
+    """What the search is about to do; every process has to call it."""
+    options, searcher, batches = prepared.options, prepared.searcher, prepared.batches
+    networks = options.strategy.most(candidates, len(prepared.budgets))
+    like = candidates or Sample(PLANNED).candidates(prepared.space, prepared.within, options.seed)
+    strides = prepared.config.resolution.strides
+    flops, seconds = foresee(searcher, batches, distinct(like), networks, strides)
+    training = prepared.supernet.info.training
+    return SearchPlan(
+        framework=prepared.framework.title,
+        config=options.config,
+        supernet=f"{supernet_text(_supernet(prepared))}, on {trained_on(training)}",
+        data="the config's data" if options.data_root is None else f"below {options.data_root}",
+        images=sum(map(len, batches.parts)),
+        of=len(batches.source),
+        taps=searcher.taps,
+        budgets={budget.name: len(candidates[budget.name]) if candidates else None for budget in prepared.budgets},
+        networks=networks,
+        flops=flops,
+        seconds=seconds,
+        device=str(searcher.device),
+        out=prepared.out,
+    )
+
+
+def _run(prepared: _Prepared, unfinished: PartialSearch) -> Search | None:
+    """Search, and write the output folder; the search in the first process alone."""
+    options, searcher, batches = prepared.options, prepared.searcher, prepared.batches
+    configs = [(prepared.framework, prepared.config), *_same_config(options, prepared.framework)]
+    outcome = _searched(prepared, unfinished)
+    if rank() != 0:
+        return None
+    report = _report(prepared, outcome)
+    archs = [winner.arch for winner in report.winners]
+    with progress_over(sum(map(len, batches.parts)), "images for the winners' batch norms") as advance:
+        networks = searcher.extract(archs, batches, advance)
+    write_search(prepared.out, report, networks, partial(_write_configs, prepared, configs))
+    return Search(prepared.out, report)
+
+
+def _searched(prepared: _Prepared, unfinished: PartialSearch) -> Outcome:
     """What the strategy finds, going on where an earlier search of the output folder stopped."""
-    within = {budget.name: partial(budget.fits, costs=costs) for budget in budgets}
-    unfinished = from_first(_open(options, run, space, budgets, costs, within) if rank() == 0 else None)
-    assert unfinished is not None
-    most = options.strategy.most(unfinished.candidates, len(budgets))
+    options, batches = prepared.options, prepared.batches
+    most = options.strategy.most(unfinished.candidates, len(prepared.budgets))
     with _progress(most * len(batches)) as advance:
-        measurement = searcher.on(batches, unfinished, advance, options.strategy.comes_back)
-        return options.strategy.search(measurement, unfinished.candidates, space, within, options.seed)
+        measurement = prepared.searcher.on(batches, unfinished, advance, options.strategy.comes_back)
+        return options.strategy.search(
+            measurement, unfinished.candidates, prepared.space, prepared.within, options.seed
+        )
 
 
-def _report(
-    options: SearchOptions,
-    framework: Framework,
-    searcher: Searcher,
-    outcome: Outcome,
-    budgets: Sequence[Budget],
-    costs: Costs,
-    measured: MeasuredCosts,
-    run: Mapping[str, Any],
-) -> SearchReport:
-    result = outcome.result
+def _report(prepared: _Prepared, outcome: Outcome) -> SearchReport:
+    options, budgets, costs, result = prepared.options, prepared.budgets, prepared.costs, outcome.result
     winners: list[Winner] = []
     for budget in budgets:
-        among = (result, budget, outcome.candidates[budget.name], costs, partial(_check, measured))
+        among = (result, budget, outcome.candidates[budget.name], costs, partial(_check, prepared.measured))
         winners += pick_front(*among) if options.pareto else [pick_winner(*among)]
     bounded = {quantity: costs[quantity] for budget in budgets for quantity in budget.quantities}
     return SearchReport(
         config=options.config,
-        framework=framework.name,
+        framework=prepared.framework.name,
         data_root=None if options.data_root is None else str(options.data_root),
-        taps=searcher.taps,
+        taps=prepared.searcher.taps,
         budgets=[budget.name for budget in budgets],
         pareto=options.pareto,
         input_size=options.input_size,
@@ -276,7 +350,7 @@ def _report(
         winners=winners,
         candidates=tabulate(outcome, bounded),
         dropped=outcome.dropped,
-        run={**run, "winner_norm_statistics": "recalibrated on the images of the search"},
+        run={**_description(prepared), "winner_norm_statistics": "recalibrated on the images of the search"},
     )
 
 
@@ -287,10 +361,8 @@ def _budgets(options: SearchOptions, space: SearchSpace) -> list[Budget]:
     for budget in budgets:
         if all(quantity in costs for quantity in budget.quantities):
             budget.require_any(space, costs)
-    if options.every_group:
+    if options.every_group or not budgets:
         budgets += [group for group in all_groups(space, costs) if group not in budgets]
-    if not budgets:
-        raise UserError("no budget was given; name one with --group, --budget or --all-groups")
     return budgets
 
 
@@ -298,30 +370,27 @@ def _closed_costs(options: SearchOptions) -> Costs:
     return {"flops": lambda table: cost.flops(table, options.input_size or (224, 224)), "params": cost.params}
 
 
-def _open(
-    options: SearchOptions,
-    run: Mapping[str, Any],
-    space: SearchSpace,
-    budgets: Sequence[Budget],
-    costs: Costs,
-    within: Mapping[str, Within],
-) -> PartialSearch:
+def _open(prepared: _Prepared) -> PartialSearch:
     """The unfinished search of the output folder, or a new one with candidates for every budget."""
-
-    def draw() -> Mapping[str, Sequence[Arch]]:
-        candidates = options.strategy.candidates(space, within, options.seed)
-        if candidates:  # A strategy that finds its networks on the way does not enumerate the space.
-            for budget in budgets:
-                budget.require_any(space, costs)
-        return candidates
-
+    options = prepared.options
     if options.overwrite:
         # First what makes the batches a search's, so that a kill in between leaves none that could be gone on with.
-        (options.out / PARTIAL / RUN_FILE).unlink(missing_ok=True)
-    return open_partial(options.out / PARTIAL, run, draw)
+        (prepared.out / PARTIAL / RUN_FILE).unlink(missing_ok=True)
+    decides = {
+        **_description(prepared),
+        **{name: getattr(options, name) for name in _DECIDES},
+        "data_root": None if options.data_root is None else str(options.data_root),
+        "framework": prepared.framework.name,
+        "taps": list(prepared.searcher.taps),
+        "budgets": [budget.name for budget in prepared.budgets],
+    }
+    return open_partial(prepared.out / PARTIAL, decides, prepared.draw)
 
 
-def _image_size(batches: ImageBatches) -> tuple[int, int]:
+def _measured_size(options: SearchOptions, batches: ImageBatches) -> tuple[int, int]:
+    """Height and width at which latency and memory are measured."""
+    if options.input_size is not None:
+        return options.input_size
     height, width = next(iter(batches.only([0]))).images.shape[-2:]
     return height, width
 
@@ -333,11 +402,11 @@ def _check(measured: MeasuredCosts, quantity: str, arch: Arch) -> tuple[float, f
 
 
 def _write_configs(
-    options: SearchOptions, configs: Sequence[tuple[Framework, FrameworkConfig]], winner: Winner, folder: Path
+    prepared: _Prepared, configs: Sequence[tuple[Framework, FrameworkConfig]], winner: Winner, folder: Path
 ) -> None:
-    weights = (options.out / winner.folder / PTH_FILE).resolve()
+    weights = (prepared.out / winner.folder / PTH_FILE).resolve()
     for framework, config in configs:
-        config.write(winner.arch, weights, folder / framework.configs.file_name(options.config))
+        config.write(winner.arch, weights, folder / framework.configs.file_name(prepared.options.config))
 
 
 def _same_config(options: SearchOptions, framework: Framework) -> list[tuple[Framework, FrameworkConfig]]:
@@ -349,28 +418,33 @@ def _same_config(options: SearchOptions, framework: Framework) -> list[tuple[Fra
     ]
 
 
-def _description(
-    options: SearchOptions, supernet: Supernet, framework: Framework, resolution: Mapping[str, Any]
-) -> dict[str, Any]:
+def _description(prepared: _Prepared) -> dict[str, Any]:
     """What was run beside what the report says in fields of its own, as JSON values."""
-    packages = [*framework.distributions, "torch"]
+    options = prepared.options
+    packages = [*prepared.framework.distributions, "torch"]
     return {
         "options": list(options.options),
         "classes": None if options.classes is None else list(options.classes),
-        "supernet": {
-            "path": os.fspath(options.supernet),
-            "sha256": file_hash(named_supernet(options.supernet)),
-            "method": supernet.info.method,
-            "saw_labels": supernet.info.saw_labels,
-            "space": supernet.info.space.to_json(),
-        },
+        "supernet": _supernet(prepared),
         "strategy": options.strategy.to_json(),
-        "resolution": dict(resolution),
+        "resolution": prepared.config.resolution.options(),
         "max_memory": options.max_memory,
         "images_asked_for": options.images,
         "batch_size": options.batch_size,
         "seed": options.seed,
         "versions": {"data_plugin": __version__, **installed_versions(packages)},
+    }
+
+
+def _supernet(prepared: _Prepared) -> dict[str, Any]:
+    """What a report says of the supernet."""
+    path, info = prepared.options.supernet, prepared.supernet.info
+    return {
+        "path": os.fspath(path),
+        "sha256": file_hash(named_supernet(path)),
+        "method": info.method,
+        "saw_labels": info.saw_labels,
+        "space": info.space.to_json(),
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -29,6 +31,9 @@ _OPERATORS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
+QUANTILES = 5
+"""Groups of a space that has none of the paper's."""
+
 _LIMIT = re.compile(r"\s*([a-z]+)\s*(<=|>=|<|>)\s*(\d+(?:\.\d*)?(?:e[+-]?\d+)?)\s*([A-Za-z]*)\s*")
 _EXAMPLE = "'flops<=4.0G and params<=30M'"
 
@@ -127,15 +132,23 @@ class Budget:
 def all_groups(space: SearchSpace, costs: Costs) -> list[Budget]:
     """The paper's groups at intervals of 1 GFLOPs from 1 to 8 that hold a network of the space (DATA, section 4.1).
 
-    Raises:
-        UserError: if none of them holds one.
+    A space that has none of them is cut into :data:`QUANTILES` groups with about as many networks each.
     """
     groups = [Budget.group(f"{low}-{low + 1}") for low in range(1, 8)]
     found = [group for group in groups if group.fits(space.table, costs).any()]
-    if not found:
-        ranges = _range("flops", costs["flops"](space.table))
-        raise UserError(f"no network of this space is within 1 to 8 GFLOPs: its {len(space)} networks have {ranges}")
-    return found
+    return found or _quantile_groups(costs["flops"](space.table) / 1e9)
+
+
+def _quantile_groups(gflops: np.ndarray) -> list[Budget]:
+    """Groups between quantiles of the networks' costs (N,), rounded to where they can be read."""
+    bounds = np.quantile(gflops, np.linspace(0, 1, QUANTILES + 1))
+    step = 10.0 ** math.floor(math.log10(bounds[-1] / 30))
+    inner = [round(bound / step) for bound in bounds[1:-1]]
+    edges = sorted({math.floor(bounds[0] / step), *inner, math.floor(bounds[-1] / step) + 1})
+    digits = max(0, -round(math.log10(step)))
+    return [
+        Budget.group(f"{low * step:.{digits}f}-{high * step:.{digits}f}") for low, high in itertools.pairwise(edges)
+    ]
 
 
 def _limit(part: str, text: str) -> Limit:

@@ -44,8 +44,21 @@ def test_only_bounded_quantities_are_asked_for():
 
 def test_the_papers_groups():
     assert [group.name for group in all_groups(DATA, COSTS)] == ["1-2", "2-3", "3-4", "4-5", "5-6", "6-7", "7-8"]
-    with pytest.raises(UserError, match=r"7776 networks have flops 61\.4M to 288M"):
-        all_groups(SearchSpace.micro(), COSTS)
+
+
+@pytest.mark.parametrize("space", [SearchSpace.micro(), SearchSpace.mini()])
+def test_a_space_below_the_papers_groups_is_cut_into_five_of_about_as_many_networks(space):
+    groups = all_groups(space, COSTS)
+    inside = np.array([group.fits(space.table, COSTS) for group in groups])
+    assert len(groups) == 5
+    assert (inside.sum(axis=0) == 1).all()
+    assert (abs(inside.sum(axis=1) / len(space) - 0.2) < 0.02).all()
+
+
+def test_a_space_of_one_network_is_one_group():
+    one = SearchSpace(stem=(8,), width=((8,), (8,), (8,), (8,)), depth=((1,), (1,), (1,), (1,)))
+    (group,) = all_groups(one, COSTS)
+    assert group.fits(one.table, COSTS).all()
 
 
 @pytest.mark.parametrize("name", ["3-4", "flops<=4.0G and params<=30M", "latency < 12ms"])

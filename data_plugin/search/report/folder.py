@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,30 @@ from data_plugin.utils.errors import UserError
 
 PARTIAL = "partial"
 """Folder of an unfinished search in its output folder."""
+
+RUNS = Path("runs")
+"""Where searches that are given no output folder put theirs."""
+
+
+def numbered_folder(config: str, resume: bool) -> Path:
+    """The output folder of a search that was given none: ``runs/CONFIG-1`` and on.
+
+    Args:
+        config: name or path of the config.
+        resume: take the newest one that holds an unfinished search.
+
+    Raises:
+        UserError: if a search is to go on and none is unfinished.
+    """
+    name = Path(config).stem
+    matches = ((re.fullmatch(rf"{re.escape(name)}-(\d+)", path.name), path) for path in RUNS.glob("*"))
+    found = {int(match[1]): path for match, path in matches if match}
+    if not resume:
+        return RUNS / f"{name}-{max(found, default=0) + 1}"
+    unfinished = [number for number, path in found.items() if (path / PARTIAL).is_dir()]
+    if not unfinished:
+        raise UserError(f"{RUNS} holds no unfinished search of {config}; start one without --resume, or name its --out")
+    return found[max(unfinished)]
 
 
 def require_free(out: Path, overwrite: bool, resume: bool) -> None:

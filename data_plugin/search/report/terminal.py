@@ -20,7 +20,7 @@ NAMED = 3
 
 def terminal_report(report: SearchReport) -> str:
     """The winners, how sure they are, what was approximated, and of which supernet, in lines of plain text."""
-    supernet = f"supernet: {supernet_text(report)}"
+    supernet = f"supernet: {supernet_text(report.run['supernet'])}"
     return "\n".join([*_table(report), *_certainty(report), *approximation_texts(report), supernet])
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -42,9 +43,12 @@ def score_label(report: SearchReport) -> str:
     return "divergence per position" if report.reduction == "mean" else "divergence"
 
 
-def supernet_text(report: SearchReport) -> str:
-    """Which supernet was searched, what trained it, and whether labels had a part in that."""
-    supernet = report.run["supernet"]
+def supernet_text(supernet: Mapping[str, Any]) -> str:
+    """Which supernet is searched, what trained it, and whether labels had a part in that.
+
+    Args:
+        supernet: what a report's ``run`` says of it.
+    """
     labels = {
         True: "; a teacher of its weights saw labels, so they are not self-supervised",
         False: "; its teacher saw no labels",
