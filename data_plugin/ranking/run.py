@@ -136,7 +136,8 @@ def finetune_alike(
         "versions": installed_versions([*chosen.distributions, "torch"]),
     }
     _open_folder(out, settings, resume)
-    batches = draw_batches(opened.images(), STATISTICS_IMAGES, 16, seed=0)
+    images = opened.images()
+    batches = draw_batches(images, STATISTICS_IMAGES if len(images) > STATISTICS_IMAGES else None, 16, seed=0)
     searcher = Searcher(loaded.at(pick_device("auto"), **opened.resolution.options()), opened.taps)
 
     def train(arch: Arch, start: Weights, seed: int, folder: Path) -> None:
