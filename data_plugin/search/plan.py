@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,9 @@ from data_plugin.space import cost
 from data_plugin.space.arch import EXPANSION, Arch
 from data_plugin.space.cost import STRIDES
 from data_plugin.utils.ranks import rank_count
+
+WARM_UP = 5.0
+"""Seconds below which they are measured twice, since the first use of everything takes longer."""
 
 TIMED = 4
 """Networks that are measured on one batch to tell the time of all."""
@@ -74,11 +77,11 @@ class SearchPlan:
 
 
 def trained_on(training: Mapping[str, object]) -> str:
-    """What a supernet was trained on, in words, as far as its file says."""
+    """What a supernet was trained on, as the end of a sentence, as far as its file says."""
     images, steps, size = (training.get(name) for name in ("images", "steps", "image_size"))
     if images is None:
-        return "its file does not say on what"
-    return f"{images:,} images of {size} pixels, {steps:,} steps"
+        return ""
+    return f" on {images:,} images of {size} pixels, {steps:,} steps"
 
 
 def work(
@@ -129,9 +132,9 @@ def foresee(
         networks: how many it compares at the most.
         strides: strides of the four stages.
     """
-    began = time.monotonic()
-    [batch] = batches.only([0])
-    reading = time.monotonic() - began
+    read: list[ImageBatch] = []
+    reading = _seconds(lambda: read.extend(batches.only([0])))
+    [batch] = read
     size = (batch.images.shape[-2], batch.images.shape[-1])
     largest = searcher.supernet.key.space.largest
     images = sum(map(len, batches.parts))
@@ -141,13 +144,18 @@ def foresee(
         total += seen * tree_flops(tree_order(archs), size, last_stage, strides) * networks / len(archs)
     few = [archs[index] for index in np.linspace(0, len(archs) - 1, min(TIMED, len(archs))).astype(int)]
     held = ImageBatches(_Held(batch), [range(len(batch.names))])
-    if searcher.device.type != "cpu":
-        searcher.measure(few, held)  # a GPU's first use of every shape takes longer
-    began = time.monotonic()
-    searcher.measure(few, held)
-    computing = (time.monotonic() - began) / work(few, largest, searcher.taps, size, strides, searcher.rows)
+    computing = _seconds(lambda: searcher.measure(few, held))
+    if computing < WARM_UP:
+        computing = _seconds(lambda: searcher.measure(few, held))
+    computing /= work(few, largest, searcher.taps, size, strides, searcher.rows)
     share = -(-len(batches) // rank_count()) / len(batches)  # of the batches, that one process has
     return total, share * (total * computing + images * reading) / len(batch.names)
+
+
+def _seconds(act: Callable[[], object]) -> float:
+    began = time.monotonic()
+    act()
+    return time.monotonic() - began
 
 
 class _Held(ImageSource):

@@ -25,6 +25,7 @@ from data_plugin.search.report.folder import PARTIAL, numbered_folder, require_f
 from data_plugin.search.report.search_report import Images, SearchReport, Winner, pick_front, pick_winner, tabulate
 from data_plugin.search.report.words import supernet_text
 from data_plugin.search.resume import RUN_FILE, PartialSearch, open_partial
+from data_plugin.search.rivals import Beside, Rival, rivals_of
 from data_plugin.search.searcher import Searcher
 from data_plugin.search.strategies.halving import Halving
 from data_plugin.search.strategies.sample import Sample
@@ -279,7 +280,7 @@ def _plan(prepared: _Prepared, candidates: Candidates) -> SearchPlan:
     return SearchPlan(
         framework=prepared.framework.title,
         config=options.config,
-        supernet=f"{supernet_text(_supernet(prepared))}, on {trained_on(training)}",
+        supernet=f"{supernet_text(_supernet(prepared))}{trained_on(training)}",
         data="the config's data" if options.data_root is None else f"below {options.data_root}",
         images=sum(map(len, batches.parts)),
         of=len(batches.source),
@@ -297,10 +298,10 @@ def _run(prepared: _Prepared, unfinished: PartialSearch) -> Search | None:
     """Search, and write the output folder; the search in the first process alone."""
     options, searcher, batches = prepared.options, prepared.searcher, prepared.batches
     configs = [(prepared.framework, prepared.config), *_same_config(options, prepared.framework)]
-    outcome = _searched(prepared, unfinished)
+    outcome, rivals = _searched(prepared, unfinished)
     if rank() != 0:
         return None
-    report = _report(prepared, outcome)
+    report = _report(prepared, outcome, rivals)
     archs = [winner.arch for winner in report.winners]
     with progress_over(sum(map(len, batches.parts)), "images for the winners' batch norms") as advance:
         networks = searcher.extract(archs, batches, advance)
@@ -308,18 +309,29 @@ def _run(prepared: _Prepared, unfinished: PartialSearch) -> Search | None:
     return Search(prepared.out, report)
 
 
-def _searched(prepared: _Prepared, unfinished: PartialSearch) -> Outcome:
-    """What the strategy finds, going on where an earlier search of the output folder stopped."""
+def _searched(prepared: _Prepared, unfinished: PartialSearch) -> tuple[Outcome, list[Rival]]:
+    """What the strategy finds, and its rivals, going on where an earlier search of the output folder stopped."""
     options, batches = prepared.options, prepared.batches
+    named = [
+        (budget, name, arch)
+        for budget, within in prepared.within.items()
+        for name, arch in rivals_of(prepared.space, within).items()
+    ]
+    archs = sorted({arch for _, _, arch in named})
     most = options.strategy.most(unfinished.candidates, len(prepared.budgets))
-    with _progress(most * len(batches)) as advance:
+    with _progress((most + len(archs)) * len(batches)) as advance:
         measurement = prepared.searcher.on(batches, unfinished, advance, options.strategy.comes_back)
-        return options.strategy.search(
-            measurement, unfinished.candidates, prepared.space, prepared.within, options.seed
+        outcome = options.strategy.search(
+            Beside(measurement, archs), unfinished.candidates, prepared.space, prepared.within, options.seed
         )
+        result = measurement.measure(archs)
+    scores = dict(zip(result.archs, result.scores.tolist(), strict=True))
+    return outcome, [
+        Rival(budget, name, arch, cost.flops(arch), cost.params(arch), scores[arch]) for budget, name, arch in named
+    ]
 
 
-def _report(prepared: _Prepared, outcome: Outcome) -> SearchReport:
+def _report(prepared: _Prepared, outcome: Outcome, rivals: Sequence[Rival]) -> SearchReport:
     options, budgets, costs, result = prepared.options, prepared.budgets, prepared.costs, outcome.result
     winners: list[Winner] = []
     for budget in budgets:
@@ -349,6 +361,8 @@ def _report(prepared: _Prepared, outcome: Outcome) -> SearchReport:
         ),
         winners=winners,
         candidates=tabulate(outcome, bounded),
+        random=options.strategy.random,
+        rivals=rivals,
         dropped=outcome.dropped,
         run={**_description(prepared), "winner_norm_statistics": "recalibrated on the images of the search"},
     )

@@ -13,6 +13,7 @@ import numpy as np
 
 from data_plugin.search.certainty import CONFIDENCE, surely_behind
 from data_plugin.search.result import SearchResult
+from data_plugin.search.rivals import Rival
 from data_plugin.search.strategies.strategy import Outcome
 from data_plugin.space import cost
 from data_plugin.space.arch import Arch
@@ -20,7 +21,7 @@ from data_plugin.space.budget import Budget, Costs
 from data_plugin.space.pareto import pareto_front
 from data_plugin.utils.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
 """Of ``search.json``."""
 
 MEASURED = ("latency", "memory")
@@ -212,6 +213,8 @@ class SearchReport:
         images: the images.
         winners: the answer.
         candidates: all networks that were compared on all images.
+        random: whether they are a random draw, or all, of the networks within each budget.
+        rivals: per budget, what one would take without a search.
         dropped: networks that a strategy dropped before, with the images that they saw and their score on these.
         run: everything else that was run (supernet, options, seed, versions), JSON values.
     """
@@ -232,6 +235,8 @@ class SearchReport:
     images: Images
     winners: Sequence[Winner]
     candidates: Candidates
+    random: bool = False
+    rivals: Sequence[Rival] = ()
     dropped: Mapping[Arch, tuple[int, float]] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
 
@@ -240,7 +245,7 @@ class SearchReport:
         own = {
             name: value
             for name, value in vars(self).items()
-            if name not in ("winners", "candidates", "dropped", "images", "run")
+            if name not in ("winners", "candidates", "rivals", "dropped", "images", "run")
         }
         dropped = [
             {"arch": str(arch), "images": images, "score": score} for arch, (images, score) in self.dropped.items()
@@ -251,6 +256,7 @@ class SearchReport:
             "run": self.run,
             "images": vars(self.images),
             "winners": [winner.to_json() for winner in self.winners],
+            "rivals": [rival.to_json() for rival in self.rivals],
             "dropped": dropped,
             "candidates": list(self.candidates.rows()),
         }
@@ -266,6 +272,7 @@ class SearchReport:
                 "input_size": None if size is None else (size[0], size[1]),
                 "images": Images(**value["images"]),
                 "winners": [Winner.from_json(each) for each in value["winners"]],
+                "rivals": [Rival.from_json(each) for each in value["rivals"]],
                 "dropped": {Arch.parse(row["arch"]): (row["images"], row["score"]) for row in value["dropped"]},
                 "candidates": Candidates.from_rows(value["candidates"]),
             }
@@ -288,6 +295,20 @@ class SearchReport:
             raise UserError(
                 f"{path} cannot be read ({error}); expected the output folder of a finished search of this version"
             ) from error
+
+    @cached_property
+    def farthest(self) -> float:
+        """The score of the network that is farthest from the teacher, of all that were compared on all images."""
+        return max([float(self.candidates.scores.max()), *(rival.score for rival in self.rivals)])
+
+    def share(self, score: float) -> float:
+        """How much of the way from the farthest network, 0, to the teacher, 1, a score has come."""
+        return 1 - score / self.farthest if self.farthest else 1.0
+
+    def scores_within(self, budget: str) -> np.ndarray:
+        """The scores (N,) of the candidates of a budget, by its name."""
+        inside = [budget in budgets for budgets in self.candidates.budgets]
+        return self.candidates.scores[inside]
 
     @cached_property
     def more_costs(self) -> list[str]:

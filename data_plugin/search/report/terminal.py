@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from data_plugin.search.report.search_report import SearchReport
 from data_plugin.search.report.words import (
     approximation_texts,
+    beside,
     certainty_text,
     cost_label,
     cost_text,
@@ -21,7 +24,8 @@ NAMED = 3
 def terminal_report(report: SearchReport) -> str:
     """The winners, how sure they are, what was approximated, and of which supernet, in lines of plain text."""
     supernet = f"supernet: {supernet_text(report.run['supernet'])}"
-    return "\n".join([*_table(report), *_certainty(report), *approximation_texts(report), supernet])
+    rivals = ["", *_aligned(beside(report), left=3), ""] if report.rivals else []
+    return "\n".join([*_table(report), *rivals, *_certainty(report), *approximation_texts(report), supernet])
 
 
 def _table(report: SearchReport) -> list[str]:
@@ -33,10 +37,19 @@ def _table(report: SearchReport) -> list[str]:
         costs = [cost_text("flops", winner.flops), cost_text("params", winner.params)]
         costs += [cost_text(quantity, winner.costs[quantity]) if quantity in winner.costs else "" for quantity in more]
         lines.append([winner.budget, str(winner.arch), *costs, decimals(winner.score)])
+    return _aligned(lines, left=2)
+
+
+def _aligned(lines: Sequence[Sequence[str]], left: int) -> list[str]:
+    """The rows of a table, its first columns aligned at the left and the others at the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    left = [[cell.ljust(width) for cell, width in zip(line[:2], widths[:2], strict=True)] for line in lines]
-    right = [[cell.rjust(width) for cell, width in zip(line[2:], widths[2:], strict=True)] for line in lines]
-    return ["  ".join([*names, *figures]) for names, figures in zip(left, right, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
 
 
 def _certainty(report: SearchReport) -> list[str]:

@@ -56,6 +56,32 @@ def supernet_text(supernet: Mapping[str, Any]) -> str:
     return f"{supernet['path']}, trained with {supernet['method']}{labels.get(supernet.get('saw_labels'), '')}"
 
 
+def beside(report: SearchReport) -> list[list[str]]:
+    """A table of what is beside the closest network of every budget, its heading first; empty where nothing is."""
+    if not report.rivals:
+        return []
+    rows = [["budget", "network", "architecture", cost_label("flops"), cost_label("params"), score_label(report)]]
+    rows[0].append("way to the teacher")
+    for budget in report.budgets:
+        closest = min((each for each in report.winners if each.budget == budget), key=lambda each: each.score)
+        networks = [("winner", closest), *((rival.name, rival) for rival in report.rivals if rival.budget == budget)]
+        for name, network in networks:
+            costs = cost_text("flops", network.flops), cost_text("params", network.params)
+            standing = decimals(network.score), way_text(report, network.score)
+            rows.append([budget, name, str(network.arch), *costs, *standing])
+        scores = report.scores_within(budget)
+        if report.random and len(scores) > 1:
+            mean, low, high = (way_text(report, score) for score in (scores.mean(), scores.max(), scores.min()))
+            name = f"a random one (of {len(scores)})"
+            rows.append([budget, name, "", "", "", decimals(float(scores.mean())), f"{mean} ({low} to {high})"])
+    return rows
+
+
+def way_text(report: SearchReport, score: float) -> str:
+    """How much of the way from the farthest network to the teacher a score has come, in per cent."""
+    return f"{100 * report.share(float(score)):.0f} %"
+
+
 def lead_text(winner: Winner) -> str:
     """How far a winner leads its runner-up."""
     if winner.lead is None:

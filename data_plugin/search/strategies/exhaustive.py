@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from data_plugin.search.strategies.strategy import Candidates, Strategy, Within
 from data_plugin.space.search_space import SearchSpace
@@ -13,6 +13,8 @@ from data_plugin.space.search_space import SearchSpace
 @dataclass(frozen=True)
 class Exhaustive(Strategy):
     """All networks within the budgets."""
+
+    random: ClassVar[bool] = True
 
     @property
     def chosen(self) -> str:

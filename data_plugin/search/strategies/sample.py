@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from data_plugin.search.strategies.strategy import Candidates, Strategy, Within
 from data_plugin.space.search_space import SearchSpace
@@ -21,6 +21,8 @@ class Sample(Strategy):
     Raises:
         UserError: if it is below 1.
     """
+
+    random: ClassVar[bool] = True
 
     count: int = 100
 

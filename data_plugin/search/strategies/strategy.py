@@ -58,9 +58,11 @@ class Strategy(ABC):
 
     Attributes:
         comes_back: whether it measures several sets of networks on the same images.
+        random: whether its candidates are a random draw, or all, of the networks within each budget.
     """
 
     comes_back: ClassVar[bool] = False
+    random: ClassVar[bool] = False
 
     @property
     @abstractmethod
