@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import shutil
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,10 +12,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.plugins import DoublePrecision, MixedPrecision, Precision
-from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 import data_plugin
@@ -27,10 +19,12 @@ from data_plugin.images.image_files import Images
 from data_plugin.images.input_format import InputFormat
 from data_plugin.images.open import open_images
 from data_plugin.pretrain.augmentation import Colours, crops, located, whole_views
-from data_plugin.pretrain.callbacks import RUN, Bar, LossScale, RunSettings, Speed, Unreadable, WholeFiles
+from data_plugin.pretrain.callbacks import RunSettings, Speed, Unreadable
+from data_plugin.pretrain.output_folder import CHECKPOINT, SUPERNET, TEACHER, make_room, resumed_step
 from data_plugin.pretrain.recipe import Recipe, default_recipe, read_recipe
 from data_plugin.pretrain.step import SupernetTraining
 from data_plugin.pretrain.synced_batch_norm import synchronise
+from data_plugin.pretrain.trainer import LOG_EVERY, PRECISIONS, accelerator_of, fit, trainer_for
 from data_plugin.pretrain.views import EpochStream, LocatedViews, Views, collate, collate_located
 from data_plugin.space.named_space import read_space
 from data_plugin.space.search_space import SearchSpace
@@ -40,31 +34,7 @@ from data_plugin.supernet.named_supernet import named_supernet
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.provenance import file_hash
 from data_plugin.utils.ranks import launched_ranks
-from data_plugin.utils.tensor_files import read_tensors
 from data_plugin.utils.workers import spare_cores
-
-SUPERNET = "supernet.safetensors"
-"""The file in the output folder that holds the trained supernet."""
-
-CHECKPOINT = Path("checkpoints", "last.ckpt")
-"""The file in the output folder that a stopped training goes on from."""
-
-LOGS = "logs"
-"""The folder in the output folder for CSV and TensorBoard logs."""
-
-TEACHER = "teacher"
-"""The folder in the output folder for what a frozen teacher said of the images."""
-
-LOG_EVERY = 10
-"""Steps between two entries in the logs."""
-
-PRECISIONS: dict[str, Callable[[str], Precision]] = {
-    "fp32": lambda device: Precision(),
-    "bf16": partial(MixedPrecision, "bf16-mixed"),
-    "fp16": partial(MixedPrecision, "16-mixed"),
-    "fp64": lambda device: DoublePrecision(),
-}
-"""How Lightning computes in each precision on a kind of device; fp16 with a loss scale."""
 
 INPUT_FORMAT = InputFormat.imagenet()
 """Channel order and normalisation of every supernet that is trained here."""
@@ -210,7 +180,7 @@ def pretrain(
             another training, there is nothing to resume or it has other settings, there is no CUDA device, or the loss
             is not finite, or the gradients are not whatever the loss scale.
     """
-    accelerator = _accelerator(device)
+    accelerator = accelerator_of(device)
     if precision not in PRECISIONS:
         raise UserError(f"{precision!r} is not a precision; expected {', '.join(PRECISIONS)}")
     if views_on not in ("workers", "device"):
@@ -233,12 +203,22 @@ def pretrain(
         views_on=views_on,
         init=started_from,
     )
-    start = _resumed_step(out / CHECKPOINT, run.to_json()) if resume else 0
+    start = resumed_step(out / CHECKPOINT, run.to_json()) if resume else 0
     unreadable = Unreadable(len(images) // 1_000 if max_unreadable is None else max_unreadable, len(images))
-    callbacks = [_checkpoints(out, checkpoint_every), unreadable]
+    speed = Speed(len(images), batch, accumulate, LOG_EVERY)
+    callbacks: list[Callback] = [speed, RunSettings(run.to_json()), unreadable]
     if knn is not None:
         callbacks.append(_online_knn(knn, run, workers))
-    trainer = _trainer(run, out, start, accelerator, callbacks)
+    trainer = trainer_for(
+        out,
+        start,
+        steps=run.steps,
+        precision=precision,
+        accumulate=accumulate,
+        accelerator=accelerator,
+        checkpoint_every=checkpoint_every,
+        callbacks=callbacks,
+    )
     _require_even_shares(run, trainer.world_size)
     training = _training(run, with_cp, trainer.world_size)
     training.teacher = training.method.open_teacher(out / TEACHER / f"rank_{trainer.global_rank}")
@@ -247,11 +227,11 @@ def pretrain(
     if source is not None and not resume:
         trainer.print(training.start_from(source))
     if not resume and trainer.is_global_zero:
-        _make_room(out, overwrite)
+        make_room(out, overwrite)
 
     views = _views(run, images, training)
     loader = _loader(run, views, start, trainer, workers)
-    _fit(trainer, training, loader, out / CHECKPOINT if resume else None)
+    fit(trainer, training, loader, out / CHECKPOINT if resume else None)
 
     names = unreadable.everywhere()
     if trainer.is_global_zero:
@@ -291,43 +271,12 @@ def _source(init: str | os.PathLike[str]) -> tuple[BackboneWeights, dict[str, An
     return source, {"file": source.file, "sha256": file_hash(path), **said}
 
 
-def _checkpoints(out: Path, every: int) -> Callback:
-    path = out / CHECKPOINT
-    return ModelCheckpoint(path.parent, path.stem, every_n_train_steps=every, enable_version_counter=False)
-
-
 def _online_knn(knn: Labelled, run: _Run, workers: int) -> Callback:
     from data_plugin.pretrain.online_knn import OnlineKNN
 
     recipe = run.recipe
     every = round(knn.every * run.images / recipe.batch_size)
     return OnlineKNN(knn.train, knn.val, every, run.space, recipe.image_size, INPUT_FORMAT, recipe.batch_size, workers)
-
-
-def _trainer(run: _Run, out: Path, start: int, accelerator: str, callbacks: Sequence[Callback]) -> Trainer:
-    devices, nodes = launched_ranks()
-    return Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        num_nodes=nodes,
-        strategy=_strategy(devices * nodes, accelerator),
-        plugins=[WholeFiles(), PRECISIONS[run.precision]("cuda" if accelerator == "gpu" else "cpu")],
-        accumulate_grad_batches=run.accumulate,
-        max_steps=run.steps,
-        max_epochs=1,
-        default_root_dir=out,
-        logger=_loggers(out, start),
-        log_every_n_steps=min(LOG_EVERY, run.steps),
-        callbacks=[
-            Bar(),
-            Speed(run.images, run.recipe.batch_size, run.accumulate, LOG_EVERY),
-            LossScale(),
-            RunSettings(run.to_json()),
-            *callbacks,
-        ],
-        use_distributed_sampler=False,
-        enable_model_summary=False,
-    )
 
 
 def _require_even_shares(run: _Run, ranks: int) -> None:
@@ -374,17 +323,6 @@ def _loader(run: _Run, views: Views, start: int, trainer: Trainer, workers: int)
     )
 
 
-def _fit(trainer: Trainer, training: SupernetTraining, loader: DataLoader[Any], checkpoint: Path | None) -> None:
-    with warnings.catch_warnings():
-        # Lightning looks for a data loader with a state; the position of EpochStream is the step.
-        warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch")
-        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-        warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec", category=FutureWarning)
-        # In fp16 the first steps may be those that overflow.
-        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step..` before `optimizer.step..`")
-        trainer.fit(training, loader, ckpt_path=checkpoint, weights_only=True)
-
-
 def _info(run: _Run, unreadable: int, processes: int) -> SupernetInfo:
     recipe = run.recipe
     settings = {name: value for name, value in run.to_json().items() if name != "space"}
@@ -407,12 +345,6 @@ def _info(run: _Run, unreadable: int, processes: int) -> SupernetInfo:
     )
 
 
-def _accelerator(device: str) -> str:
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("there is no CUDA device that torch can use; expected one for device 'cuda', or use 'cpu'")
-    return "gpu" if device != "cpu" and torch.cuda.is_available() else "cpu"
-
-
 def _processes(recipe: Recipe) -> int | None:
     if recipe.norm_statistics == "synced":
         return None
@@ -423,58 +355,3 @@ def _processes(recipe: Recipe) -> int | None:
             "torchrun or srun, or leave it at 'synced'"
         )
     return devices * nodes
-
-
-def _strategy(processes: int, accelerator: str) -> str | DDPStrategy:
-    if processes == 1:
-        return "auto"
-    # Queues are the same everywhere already, and so are statistics, but for those of processes of their own, of which
-    # training uses none and the supernet's file has the first process's.
-    return DDPStrategy(process_group_backend="nccl" if accelerator == "gpu" else "gloo", broadcast_buffers=False)
-
-
-def _loggers(out: Path, start: int) -> list[Logger]:
-    # A folder per start, for both loggers begin their files anew.
-    folder = f"from_step_{start}"
-    loggers: list[Logger] = [CSVLogger(out, LOGS, folder, flush_logs_every_n_steps=LOG_EVERY)]
-    if importlib.util.find_spec("tensorboard"):
-        loggers.append(TensorBoardLogger(out, LOGS, folder))
-    return loggers
-
-
-def _make_room(out: Path, overwrite: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; expected a folder, or a name that is free")
-    if not overwrite:
-        for path, what in ((out / SUPERNET, "a supernet"), (out / CHECKPOINT, "an unfinished training")):
-            if path.exists():
-                raise UserError(f"{out} holds {what} already; give another folder, or pass --resume or --overwrite")
-    shutil.rmtree((out / CHECKPOINT).parent, ignore_errors=True)
-    shutil.rmtree(out / LOGS, ignore_errors=True)
-    shutil.rmtree(out / TEACHER, ignore_errors=True)
-
-
-def _resumed_step(checkpoint: Path, run: Mapping[str, Any]) -> int:
-    if not checkpoint.is_file():
-        raise UserError(f"there is nothing to resume: {checkpoint} does not exist; leave out --resume")
-    contents, _ = read_tensors(checkpoint)
-    if RUN not in contents:
-        raise UserError(f"{checkpoint} is no checkpoint of a pre-training here; leave out --resume")
-    for unfinished in checkpoint.parent.glob(f".{checkpoint.name}.*.tmp"):
-        unfinished.unlink(missing_ok=True)  # of a process that was killed while it wrote
-    before, now = _flat(contents[RUN]), _flat(run)
-    for name in [*now, *before]:
-        if before.get(name) != now.get(name):
-            raise UserError(
-                f"{checkpoint} was trained with {name} {before.get(name)}, not {now.get(name)}; "
-                "resume with the same settings, or start again with --overwrite"
-            )
-    return int(contents["global_step"])
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    return {
-        name: leaf for key, inner in value.items() for name, leaf in _flat(inner, f"{prefix}.{key}".lstrip(".")).items()
-    }

@@ -33,8 +33,10 @@ from data_plugin.pretrain.augmentation import Colours, View, crops, whole_views
 from data_plugin.pretrain.methods.distill import DistillSettings
 from data_plugin.pretrain.methods.method import Method
 from data_plugin.pretrain.methods.moco import MoCoV2
-from data_plugin.pretrain.run import CHECKPOINT, PRECISIONS, SUPERNET, pretrain
+from data_plugin.pretrain.output_folder import CHECKPOINT, SUPERNET
+from data_plugin.pretrain.run import pretrain
 from data_plugin.pretrain.step import SupernetTraining
+from data_plugin.pretrain.trainer import PRECISIONS
 from data_plugin.space.search_space import SearchSpace
 
 SPACE = SearchSpace.micro()
@@ -384,7 +386,7 @@ def test_all_processes_pass_over_a_step_whose_gradients_overflow_in_one(images, 
         "from lightning.pytorch.plugins import MixedPrecision\n"
         "from torch.amp import GradScaler\n"
         "from data_plugin.pretrain.callbacks import RunSettings\n"
-        "from data_plugin.pretrain.run import PRECISIONS\n"
+        "from data_plugin.pretrain.trainer import PRECISIONS\n"
         "from data_plugin.pretrain.step import SupernetTraining\n"
         "from data_plugin.tools.pretrain import main\n"
         "whole = SupernetTraining.training_step\n"

@@ -18,7 +18,8 @@ from data_plugin.pretrain.recipe import Recipe, read_recipe
 pytest.importorskip("lightly", reason="pre-training needs lightly")
 pytest.importorskip("lightning", reason="pre-training needs lightning")
 
-from data_plugin.pretrain.run import SUPERNET, pretrain
+from data_plugin.pretrain.output_folder import SUPERNET
+from data_plugin.pretrain.run import pretrain
 from data_plugin.pretrain.step import SupernetTraining
 from data_plugin.supernet.checkpoint import load_supernet
 
