@@ -101,7 +101,7 @@ def run_demo(out: Path, framework: str | None, seed: int, pretrain: bool = False
     groups = GROUPS["micro" if pretrain else "mini"]
     common = ("--supernet", supernet, "--config", CONFIG, "--framework", chosen.name, "--data-root", out / "data")
     _run(
-        *("search_det", *common, "--group", *groups, "--samples", 20, "--images", 32, "--seed", seed),
+        *("search_det", *common, "--group", *groups, "--samples", 20, "--image-count", 32, "--seed", seed),
         *("--out", out / "search"),
     )
     search = Search.read(out / "search")

@@ -84,7 +84,18 @@ def add_search_arguments(parser: argparse.ArgumentParser, task: Task, example: s
         "weights and configs",
     )
     parser.add_argument(
-        "--images", type=_count_or_all, default=256, help="training images drawn, or 'all' (default: %(default)s)"
+        "--images",
+        type=Path,
+        metavar="SOURCE",
+        help="search on these unlabelled images, through the config's test-time preprocessing: a folder of images at "
+        "any depth, or a .txt file that names one a line (default: the config's training images)",
+    )
+    parser.add_argument(
+        "--image-count",
+        type=_count_or_all,
+        metavar="N",
+        default=256,
+        help="images drawn, or 'all' (default: %(default)s)",
     )
     parser.add_argument("--batch-size", type=int, default=4, help="images per batch (default: %(default)s)")
     parser.add_argument(
@@ -158,9 +169,11 @@ def search_and_print(arguments: argparse.Namespace, task: Task, finetune: str) -
 
     data_root = arguments.data_root
     if arguments.demo_data:
+        if arguments.images is not None:
+            raise UserError("--images and --demo-data each say what to search on; expected one of them")
         data_root = demo_data(task)
     if arguments.overwrite and arguments.out is not None:
-        inputs = {"supernet": named_supernet(arguments.supernet), "data root": data_root}
+        inputs = {"supernet": named_supernet(arguments.supernet), "data root": data_root, "images": arguments.images}
         _require_outside(arguments.out, inputs)
     options = SearchOptions(
         config=arguments.config,
@@ -175,6 +188,7 @@ def search_and_print(arguments: argparse.Namespace, task: Task, finetune: str) -
         input_size=arguments.input_size,
         strategy=_strategy(arguments),
         images=arguments.images,
+        image_count=arguments.image_count,
         batch_size=arguments.batch_size,
         taps=None if arguments.taps is None else parse_taps(arguments.taps),
         reduction=arguments.reduction,

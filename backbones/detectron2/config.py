@@ -18,6 +18,7 @@ from data_plugin.backbones.detectron2.voc_classes import find_voc_classes
 from data_plugin.backbones.detectron2.weights import BY_NAME_ENDINGS
 from data_plugin.frameworks.framework_config import FrameworkConfig
 from data_plugin.images.batch import ImageSource
+from data_plugin.images.image_files import Images
 from data_plugin.images.input_format import InputFormat
 from data_plugin.search.taps import STAGE_TAPS, check_taps
 from data_plugin.space.arch import Arch
@@ -95,6 +96,10 @@ class Detectron2Config(FrameworkConfig):
             UserError: if a data set is unknown, or an image or the list of them is missing.
         """
         return ModelInputs(self.cfg, image_files(self.cfg.DATASETS.TRAIN, self._placed))
+
+    def images_of(self, images: Images) -> ImageSource:
+        """See :meth:`FrameworkConfig.images_of`."""
+        return ModelInputs(self.cfg, images.files, images.names)
 
     def write(self, arch: Arch, weights: Path, path: Path) -> None:
         """See :meth:`FrameworkConfig.write`."""

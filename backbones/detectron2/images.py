@@ -26,10 +26,12 @@ class ModelInputs(ImageSource):
     Args:
         cfg: the config.
         files: the images.
+        names: what identifies each; None takes the files' names.
     """
 
-    def __init__(self, cfg: CfgNode, files: Sequence[Path]) -> None:
-        super().__init__([file.name for file in files], workers=min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1))
+    def __init__(self, cfg: CfgNode, files: Sequence[Path], names: Sequence[str] | None = None) -> None:
+        workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
+        super().__init__([file.name for file in files] if names is None else names, workers)
         self._files = files
         self._mapper = DatasetMapper(cfg, is_train=False)
         self._model = _without_weights(cfg)

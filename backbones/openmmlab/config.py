@@ -20,16 +20,18 @@ from data_plugin.backbones.openmmlab.config_file import (
     read_config,
     save_config,
 )
-from data_plugin.backbones.openmmlab.images import OpenMMLabImages, inference_pipeline
+from data_plugin.backbones.openmmlab.images import Files, Indexed, OpenMMLabImages, inference_pipeline, of_data_sets
 from data_plugin.backbones.openmmlab.swap import detector, replace_resnet, set_arch, stages_read
 from data_plugin.backbones.openmmlab.training import train_or_evaluate
 from data_plugin.frameworks.framework_config import FrameworkConfig
 from data_plugin.images.batch import ImageSource
+from data_plugin.images.image_files import Images
 from data_plugin.images.input_format import InputFormat
 from data_plugin.search.taps import STAGE_TAPS
 from data_plugin.space.arch import STAGES, Arch
 from data_plugin.space.cost import STRIDES
 from data_plugin.space.resolution import Resolution
+from data_plugin.utils.errors import UserError
 
 
 class OpenMMLabConfig(FrameworkConfig):
@@ -73,8 +75,15 @@ class OpenMMLabConfig(FrameworkConfig):
         self.cfg: Config = read_config(path, self.title)
         merge_options(self.cfg, options)
         replace_resnet(self.cfg, self.models)
-        self._find_data(data_root)
-        self._find_classes(classes)
+        self._missing: UserError | None = None
+        before = copy.deepcopy(self.cfg)
+        try:
+            self._find_data(data_root)
+            self._find_classes(classes)
+        except UserError as error:
+            if data_root is not None or classes is not None:
+                raise
+            self.cfg, self._missing = before, error
 
     @property
     def input_format(self) -> InputFormat:
@@ -115,10 +124,16 @@ class OpenMMLabConfig(FrameworkConfig):
 
         They need no labels; what the preprocessor pads an image to is part of it.
         """
+        self._require_data()
         pipeline = inference_pipeline(self.cfg)
         entries = [self._unlabelled(leaf, pipeline) for leaf in leaves(self.cfg.train_dataloader.dataset)]
-        preprocessor = self.cfg.model.get("data_preprocessor") or ConfigDict(type=self.preprocessor)
-        return OpenMMLabImages(entries, preprocessor, self.scope, self.cfg.test_dataloader.get("num_workers", 0))
+        images, paths = of_data_sets(entries, self.scope)
+        return self._preprocessed(images, paths, [path.name for path in paths])
+
+    def images_of(self, images: Images) -> ImageSource:
+        """See :meth:`FrameworkConfig.images_of`."""
+        files = images.files
+        return self._preprocessed(Files(files, inference_pipeline(self.cfg), self.scope), files, images.names)
 
     def write(self, arch: Arch, weights: Path, path: Path) -> None:
         """Write a self-contained config that trains a network with the framework's own tools.
@@ -147,6 +162,7 @@ class OpenMMLabConfig(FrameworkConfig):
 
         See :meth:`FrameworkConfig.finetune`; weights of a whole model are a ``.pth`` file.
         """
+        self._require_data()
         self._require_figures()
         for loader in LOADERS[1:2] if eval_only else LOADERS[:2]:
             self._require_labels(loader)
@@ -161,6 +177,15 @@ class OpenMMLabConfig(FrameworkConfig):
             began=began,
         )
         return self._figures(metrics)
+
+    def _require_data(self) -> None:
+        if self._missing is not None:
+            raise self._missing
+
+    def _preprocessed(self, images: Indexed, paths: Sequence[Path], names: Sequence[str]) -> ImageSource:
+        preprocessor = self.cfg.model.get("data_preprocessor") or ConfigDict(type=self.preprocessor)
+        workers = self.cfg.test_dataloader.get("num_workers", 0)
+        return OpenMMLabImages(images, paths, names, preprocessor, self.scope, workers)
 
     @abstractmethod
     def _find_data(self, data_root: Path | None) -> None:

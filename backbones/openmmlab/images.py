@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mmengine.config import Config, ConfigDict
-from mmengine.dataset import pseudo_collate
+from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from PIL import Image
 from torch.utils.data import ConcatDataset
@@ -17,32 +17,75 @@ from data_plugin.images.batch import ImageSource, LoadedImage
 from data_plugin.utils.errors import UserError
 
 
+class Indexed(Protocol):
+    """Images through their pipelines, by index."""
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
 class OpenMMLabImages(ImageSource):
     """Images through a pipeline and a model's data preprocessor.
 
     Args:
-        entries: data set entries without labels, each with its pipeline.
+        images: gives each image through its pipeline, by index.
+        paths: the images' files.
+        names: what identifies each.
         preprocessor: settings of the model's data preprocessor, which normalises an image and may pad it.
         scope: the framework's registry scope.
         workers: processes that read images.
-
-    Attributes:
-        names: the files' names.
     """
 
-    def __init__(self, entries: Sequence[ConfigDict], preprocessor: ConfigDict, scope: str, workers: int) -> None:
+    def __init__(
+        self,
+        images: Indexed,
+        paths: Sequence[Path],
+        names: Sequence[str],
+        preprocessor: ConfigDict,
+        scope: str,
+        workers: int,
+    ) -> None:
         with DefaultScope.overwrite_default_scope(scope):
-            parts = [_data_set(entry) for entry in entries]
             self._preprocessor = MODELS.build(preprocessor)
-        self._images: ConcatDataset[Any] = ConcatDataset(parts)
-        self._paths = [_path(part, index) for part in parts for index in range(len(part))]
-        super().__init__([path.name for path in self._paths], workers)
+        self._images = images
+        self._paths = paths
+        super().__init__(names, workers)
 
     def __getitem__(self, index: int) -> LoadedImage:
         _require_readable(self._paths[index])
         batch = pseudo_collate([self._images[index]])
         height, width = batch["data_samples"][0].img_shape[:2]
         return LoadedImage(self._preprocessor(batch, False)["inputs"][0], (height, width))
+
+
+def of_data_sets(entries: Sequence[ConfigDict], scope: str) -> tuple[Indexed, list[Path]]:
+    """All images of some data sets, and their files.
+
+    Args:
+        entries: data set entries without labels, each with its pipeline.
+        scope: the framework's registry scope.
+    """
+    with DefaultScope.overwrite_default_scope(scope):
+        parts = [_data_set(entry) for entry in entries]
+    return ConcatDataset(parts), [_path(part, index) for part in parts for index in range(len(part))]
+
+
+class Files:
+    """Image files that are in no data set, through a pipeline.
+
+    Args:
+        paths: the files.
+        pipeline: the steps.
+        scope: the framework's registry scope.
+    """
+
+    def __init__(self, paths: Sequence[Path], pipeline: Sequence[ConfigDict], scope: str) -> None:
+        with DefaultScope.overwrite_default_scope(scope):
+            self._steps = Compose(pipeline)
+        self._paths = paths
+
+    def __getitem__(self, index: int) -> Any:
+        """What the pipeline makes of a file; a data set's entry would tell it the same of an image."""
+        return self._steps({"img_path": str(self._paths[index]), "img_id": index})
 
 
 def inference_pipeline(config: Config) -> list[ConfigDict]:

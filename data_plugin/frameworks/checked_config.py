@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from data_plugin.frameworks.framework_config import FrameworkConfig
 from data_plugin.images.batch import ImageSource, LoadedImage
+from data_plugin.images.image_files import Images
 from data_plugin.images.input_format import InputFormat
 from data_plugin.space.arch import Arch
 from data_plugin.space.resolution import Resolution
@@ -70,21 +71,25 @@ class CheckedConfig(FrameworkConfig):
     @property
     def input_format(self) -> InputFormat:
         """See :attr:`FrameworkConfig.input_format`."""
-        return self._ask(lambda config: config.input_format)
+        return self.ask(lambda config: config.input_format)
 
     @property
     def taps(self) -> tuple[str, ...]:
         """See :attr:`FrameworkConfig.taps`."""
-        return self._ask(lambda config: config.taps)
+        return self.ask(lambda config: config.taps)
 
     @property
     def resolution(self) -> Resolution:
         """See :attr:`FrameworkConfig.resolution`."""
-        return self._ask(lambda config: config.resolution)
+        return self.ask(lambda config: config.resolution)
 
     def images(self) -> ImageSource:
         """See :meth:`FrameworkConfig.images`."""
-        return _CheckedImages(self, self._ask(lambda config: config.images()))
+        return _CheckedImages(self, lambda config: config.images())
+
+    def images_of(self, images: Images) -> ImageSource:
+        """See :meth:`FrameworkConfig.images_of`."""
+        return _CheckedImages(self, lambda config: config.images_of(images))
 
     def write(self, arch: Arch, weights: Path, path: Path) -> None:
         """See :meth:`FrameworkConfig.write`."""
@@ -148,7 +153,15 @@ class CheckedConfig(FrameworkConfig):
             return True
         return False
 
-    def _ask(self, question: Question[Answer]) -> Answer:
+    def ask(self, question: Question[Answer]) -> Answer:
+        """What the framework's own config answers.
+
+        Args:
+            question: what is asked.
+
+        Raises:
+            UserError: in the place of whatever the framework raises.
+        """
         try:
             return question(self._config)
         except Exception as error:
@@ -158,16 +171,17 @@ class CheckedConfig(FrameworkConfig):
 class _CheckedImages(ImageSource):
     """The images of a config that cannot take each through its preprocessing, as one sentence."""
 
-    def __init__(self, config: CheckedConfig, images: ImageSource) -> None:
-        super().__init__(images.names, images.workers)
+    def __init__(self, config: CheckedConfig, source: Question[ImageSource]) -> None:
         self._config = config
-        self._images = images
+        self._source = source
+        self._images = config.ask(source)
+        super().__init__(self._images.names, self._images.workers)
 
     def __getitem__(self, index: int) -> LoadedImage:
         try:
             return self._images[index]
         except Exception as error:
-            raise self._config.explained(error, lambda config: config.images()[index]) from error
+            raise self._config.explained(error, lambda config: self._source(config)[index]) from error
 
 
 def _write_once(config: FrameworkConfig) -> None:

@@ -7,13 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from data_plugin.images.batch import ImageSource
+from data_plugin.images.image_files import Images
 from data_plugin.images.input_format import InputFormat
 from data_plugin.space.arch import Arch
 from data_plugin.space.resolution import Resolution
 
 
 class FrameworkConfig(ABC):
-    """One config of a framework, read, with ``DATAResNet`` in its ResNet's place and its data found.
+    """One config of a framework, read, with ``DATAResNet`` in its ResNet's place.
+
+    Its data sets are looked for, too. Where the config's own are not there, nothing is raised before they are asked
+    for, by :meth:`images` or :meth:`finetune`; a data root that is given has to hold them.
 
     Every framework's adapter has one such class. What a user can put right is raised as
     :class:`~data_plugin.utils.errors.UserError`. Any other exception, of the framework or of the adapter, may be left
@@ -62,6 +66,17 @@ class FrameworkConfig(ABC):
 
         They need no labels. Their names are the files' names, so that the same seed draws the same images in every
         framework.
+        """
+
+    @abstractmethod
+    def images_of(self, images: Images) -> ImageSource:
+        """Any image files, each by itself through the framework's own loader and test-time preprocessing.
+
+        Args:
+            images: the images, which need to be in none of the config's data sets.
+
+        Raises:
+            UserError: if they are not in files of their own.
         """
 
     @abstractmethod

@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -41,6 +42,15 @@ class Images(ABC):
         # Malformed bytes make Pillow's decoders raise almost anything.
         except Exception:
             return None
+
+    @property
+    @abstractmethod
+    def files(self) -> list[Path]:
+        """The files of the images, one for each.
+
+        Raises:
+            UserError: if they are not in files of their own.
+        """
 
     def order(self, generator: np.random.Generator) -> np.ndarray:
         """The indices of all images in the order of one epoch."""

@@ -36,6 +36,11 @@ class ImageFolder(Images):
         super().__init__(names, [(root / name).stat().st_size for name in names])
         self.root = root
 
+    @property
+    def files(self) -> list[Path]:
+        """See :attr:`Images.files`."""
+        return [self.root / name for name in self.names]
+
     def read_bytes(self, index: int) -> bytes:
         """See :meth:`Images.read_bytes`."""
         return (self.root / self.names[index]).read_bytes()

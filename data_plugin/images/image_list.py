@@ -40,6 +40,11 @@ class ImageList(Images):
         super().__init__(list(names), [(path.parent / name).stat().st_size for name in names])
         self.root = path.parent
 
+    @property
+    def files(self) -> list[Path]:
+        """See :attr:`Images.files`."""
+        return [self.root / name for name in self.names]
+
     def read_bytes(self, index: int) -> bytes:
         """See :meth:`Images.read_bytes`."""
         return (self.root / self.names[index]).read_bytes()

@@ -52,6 +52,11 @@ class TarShards(Images):
         super().__init__(names, sizes)
         self._open: tuple[Path, int] | None = None
 
+    @property
+    def files(self) -> list[Path]:
+        """See :attr:`Images.files`; there are none."""
+        raise UserError(f"{self.places[0][0]} is a shard of many images; expected an image a file: unpack the shards")
+
     def read_bytes(self, index: int) -> bytes:
         """See :meth:`Images.read_bytes`."""
         shard, offset = self.places[index]

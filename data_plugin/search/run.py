@@ -18,6 +18,7 @@ from data_plugin.frameworks.framework import Framework, Task
 from data_plugin.frameworks.framework_config import FrameworkConfig
 from data_plugin.frameworks.registry import find_framework, frameworks_of
 from data_plugin.images.batch import ImageBatches, draw_batches
+from data_plugin.images.open import open_images
 from data_plugin.search.comparison import Reduction
 from data_plugin.search.found import Search
 from data_plugin.search.plan import SearchPlan, foresee, trained_on
@@ -65,7 +66,9 @@ class SearchOptions:
             counts at 224 x 224 and measures at the size of the config's first batch. FLOPs are the papers': of the
             backbone at output stride 32, whatever the config's strides; latency and memory are at the config's.
         strategy: how candidates are found.
-        images: images drawn from the config's training set; None takes all.
+        images: a folder of images, or a text file that names them, to search on; None takes the config's training
+            images.
+        image_count: how many of these are drawn; None takes all.
         batch_size: most images of a batch.
         taps: the feature maps to compare; None reads them from the config's model.
         reduction: what becomes of the positions of a map, see :class:`~data_plugin.search.searcher.Searcher`.
@@ -92,7 +95,8 @@ class SearchOptions:
     every_group: bool = False
     input_size: tuple[int, int] | None = None
     strategy: Strategy = dataclasses.field(default_factory=Sample)
-    images: int | None = 256
+    images: Path | None = None
+    image_count: int | None = 256
     batch_size: int = 4
     taps: Sequence[str] | None = None
     reduction: Reduction = "mean"
@@ -249,7 +253,9 @@ def _prepare(options: SearchOptions) -> _Prepared:
     what = f"the config {options.config}, by its {framework.input_keys},"
     supernet.info.input_format.require(config.input_format, what)
     taps = chosen_taps or config.taps
-    batches = draw_batches(config.images(), options.images, options.batch_size, options.seed)
+    own = None if options.images is None else open_images(Path(options.images))
+    source = config.images() if own is None else config.images_of(own)
+    batches = draw_batches(source, options.image_count, options.batch_size, options.seed)
     device = pick_device(options.device)
     resolution = config.resolution.options()
     size = partial(_measured_size, options, batches)
@@ -281,7 +287,7 @@ def _plan(prepared: _Prepared, candidates: Candidates) -> SearchPlan:
         framework=prepared.framework.title,
         config=options.config,
         supernet=f"{supernet_text(_supernet(prepared))}{trained_on(training)}",
-        data="the config's data" if options.data_root is None else f"below {options.data_root}",
+        data=_place(options),
         images=sum(map(len, batches.parts)),
         of=len(batches.source),
         taps=searcher.taps,
@@ -443,11 +449,19 @@ def _description(prepared: _Prepared) -> dict[str, Any]:
         "strategy": options.strategy.to_json(),
         "resolution": prepared.config.resolution.options(),
         "max_memory": options.max_memory,
-        "images_asked_for": options.images,
+        "images_from": None if options.images is None else str(options.images),
+        "images_asked_for": options.image_count,
         "batch_size": options.batch_size,
         "seed": options.seed,
         "versions": {"data_plugin": __version__, **installed_versions(packages)},
     }
+
+
+def _place(options: SearchOptions) -> str:
+    """Where the images are, in words."""
+    if options.images is not None:
+        return f"from {options.images}"
+    return "the config's data" if options.data_root is None else f"below {options.data_root}"
 
 
 def _supernet(prepared: _Prepared) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from data_plugin import Arch
 from data_plugin.frameworks.checked_config import CheckedConfig
 from data_plugin.frameworks.framework_config import FrameworkConfig
 from data_plugin.images.batch import ImageSource, LoadedImage, draw_batches
+from data_plugin.images.image_files import Images
 from data_plugin.images.input_format import InputFormat
 from data_plugin.space.resolution import Resolution
 from data_plugin.utils.errors import UserError
@@ -55,6 +56,9 @@ class Touchy(FrameworkConfig):
     def images(self) -> ImageSource:
         self.may("images")
         return TouchyImages(self)
+
+    def images_of(self, images: Images) -> ImageSource:
+        return self.images()
 
     def write(self, arch: Arch, weights: Path, path: Path) -> None:
         path.write_text(f"{self.failing}")

@@ -11,6 +11,7 @@ from data_plugin.frameworks.framework import Framework
 from data_plugin.frameworks.framework_config import FrameworkConfig
 from data_plugin.frameworks.registry import MMDET
 from data_plugin.images.batch import ImageSource
+from data_plugin.images.image_files import Images
 from data_plugin.images.input_format import InputFormat
 from data_plugin.space.cost import flops
 from data_plugin.space.resolution import Resolution
@@ -40,6 +41,9 @@ class RandomConfig(FrameworkConfig):
 
     def images(self) -> ImageSource:
         return self.source
+
+    def images_of(self, images: Images) -> ImageSource:
+        return RandomImages([(64, 64)] * len(images), images.names)
 
     def write(self, arch, weights, path) -> None:
         path.write_text(f"{arch} {weights}")

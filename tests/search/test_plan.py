@@ -137,7 +137,7 @@ def test_drawn_rows_and_more_images_and_networks_are_less_and_more_work(config, 
 
     usual = plan()
     assert plan(relation_rows=2).flops < usual.flops
-    assert plan(images=1).flops == pytest.approx(usual.flops / 3)
+    assert plan(image_count=1).flops == pytest.approx(usual.flops / 3)
     assert plan(norm="recalibrated").flops > usual.flops
     assert usual.seconds > 0
 

@@ -377,7 +377,7 @@ def test_images_come_in_the_order_in_which_they_were_drawn(config, arguments, tm
     """Sorted back, the first images, which halving drops networks on, would be those of one video."""
     config.source = RandomImages([(32, 64)] * 24)
     for images in ("all", "12"):
-        assert search_det.main(arguments(tmp_path / images, "--images", images, "--samples", "2")) == 0
+        assert search_det.main(arguments(tmp_path / images, "--image-count", images, "--samples", "2")) == 0
     names = {images: contents(tmp_path / images)["images"]["names"] for images in ("all", "12")}
     assert names["all"] != sorted(names["all"])
     assert set(names["all"]) == set(config.source.names)
@@ -518,8 +518,8 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(config, arguments, tmp_pat
         (["--halve", "2"], "'2' was given; expected more than 0.5 and less than 1"),
         (["--halve", "most"], "'most' was given; expected more than 0.5 and less than 1"),
         (["--seed", "-1"], "'-1' was given; expected a number of at least 0"),
-        (["--images", "many"], "'many' was given; expected a number of at least 1, or all"),
-        (["--images", "0"], "'0' was given; expected a number of at least 1, or all"),
+        (["--image-count", "many"], "'many' was given; expected a number of at least 1, or all"),
+        (["--image-count", "0"], "'0' was given; expected a number of at least 1, or all"),
         (["--input-size", "0"], "'0' was given; expected pixels such as 224, or HxW such as 800x1333"),
         (["--input-size", "3x"], "'3x' is no size"),
         (["--input-size", "ax3"], "'a' was given; expected pixels"),

@@ -20,7 +20,7 @@ def test_search_then_fine_tune(chosen, drawn_voc, tmp_path: Path, capsys):
     supernet = random_supernet_file(tmp_path / "supernet.safetensors")
     common = ["--framework", framework, "--data-root", str(drawn_voc), "--opts", *SMALL_C4[framework]]
     search = ["--config", "faster_rcnn_c4_voc", "--supernet", str(supernet), "--out", str(tmp_path / "search")]
-    assert search_det.main([*search, "--group", "0-1", "--samples", "5", "--images", "4", *common]) == 0
+    assert search_det.main([*search, "--group", "0-1", "--samples", "5", "--image-count", "4", *common]) == 0
 
     (winner,) = json.loads((tmp_path / "search" / "search.json").read_text())["winners"]
     assert Arch.parse(winner["arch"]) in SPACE
@@ -51,7 +51,7 @@ def test_a_data_set_with_classes_of_its_own(chosen, drawn_voc, tmp_path: Path, c
     supernet = random_supernet_file(tmp_path / "supernet.safetensors")
     common = ["--framework", chosen.name, "--data-root", str(root)]
     search = ["--config", "faster_rcnn_c4_voc", "--supernet", str(supernet), *common]
-    search += ["--group", "0-1", "--samples", "2", "--images", "2", "--opts", *SMALL_C4[chosen.name]]
+    search += ["--group", "0-1", "--samples", "2", "--image-count", "2", "--opts", *SMALL_C4[chosen.name]]
     assert search_det.main([*search, "--out", str(tmp_path / "slip"), "--classes", "racoon,kangaroo"]) == 2
     assert "no annotation has a 'racoon'" in capsys.readouterr().err
     assert search_det.main([*search, "--out", str(tmp_path / "search"), "--classes", "raccoon, kangaroo"]) == 0

@@ -98,7 +98,18 @@ def test_search_then_finetune(cityscapes: Path, tmp_path: Path, capsys) -> None:
     supernet = random_supernet_file(tmp_path / "s.safetensors")
     data = ["--data-root", str(cityscapes)]
     searching = ["--config", "mask_rcnn_fpn_cityscapes", "--supernet", str(supernet), *data]
-    sizes = ["--group", "0-1", "--samples", "3", "--images", "2", "--batch-size", "2", "--out", str(tmp_path / "out")]
+    sizes = [
+        "--group",
+        "0-1",
+        "--samples",
+        "3",
+        "--image-count",
+        "2",
+        "--batch-size",
+        "2",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert search_det.main([*searching, *sizes, "--opts", *QUICK]) == 0
     found = json.loads((tmp_path / "out" / "search.json").read_text())
     assert (found["framework"], found["taps"]) == ("detectron2", ["C2", "C3", "C4", "C5"])

@@ -207,7 +207,7 @@ def test_search_then_finetune(drawn_cityscapes: Path, tmp_path: Path, capsys) ->
     supernet = random_supernet_file(tmp_path / "s.safetensors")
     searching = ["--config", "fcn_d8_cityscapes", "--supernet", str(supernet), "--group", "0-1"]
     data = ["--data-root", str(drawn_cityscapes)]
-    sizes = ["--samples", "5", "--images", "3", "--batch-size", "2", "--device", "cpu"]
+    sizes = ["--samples", "5", "--image-count", "3", "--batch-size", "2", "--device", "cpu"]
     out = tmp_path / "out"
     assert search_seg.main([*searching, *data, *sizes, "--out", str(out), "--opts", *SMALL_IMAGES]) == 0
     printed = capsys.readouterr().out

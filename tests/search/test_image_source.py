@@ -1,0 +1,145 @@
+"""Searching on images that are in no data set."""
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from samples import SMALL_C4, random_supernet_file
+
+from data_plugin.frameworks.registry import DETECTRON2, MMDET, MMSEG
+from data_plugin.images.open import open_images
+from data_plugin.search.found import Search
+from data_plugin.tools import search_det, search_seg
+from data_plugin.utils.errors import UserError
+
+SMALL_FCN = ["test_dataloader.num_workers=0", "test_dataloader.dataset.pipeline.1.scale=(128,64)"]
+"""Options that make the images of ``fcn_d8_cityscapes`` small."""
+
+pytestmark = pytest.mark.filterwarnings("ignore:TRAINING DATA IS NOT", "ignore:256 images were asked for")
+
+
+@pytest.fixture
+def supernet(tmp_path: Path) -> Path:
+    return random_supernet_file(tmp_path / "supernet.safetensors")
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No data set where any framework looks for one."""
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    monkeypatch.delenv("DATA_ROOT", raising=False)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "empty"))
+
+
+def detector(supernet: Path, framework: str, out: Path, *more: str) -> list[str]:
+    sizes = ["--group", "0-1", "--samples", "3", "--image-count", "3", "--batch-size", "1", "--device", "cpu"]
+    named = ["--config", "faster_rcnn_c4_voc", "--framework", framework, "--supernet", str(supernet)]
+    return [*named, *sizes, "--out", str(out), *more, "--opts", *SMALL_C4[framework]]
+
+
+def scores(out: Path) -> dict[str, float]:
+    return {row["arch"]: row["score"] for row in json.loads((out / "search.json").read_text())["candidates"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chosen", [MMDET, DETECTRON2], ids=lambda framework: framework.name)
+def test_the_same_files_are_the_same_images_whether_in_a_data_set_or_not(
+    chosen, supernet, drawn_voc, nowhere, tmp_path, capsys
+):
+    pytest.importorskip(chosen.name, reason=f"{chosen.name} is not installed")
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for name in (drawn_voc / "VOC2007" / "ImageSets" / "Main" / "trainval.txt").read_text().split():
+        shutil.copy(drawn_voc / "VOC2007" / "JPEGImages" / f"{name}.jpg", folder)
+    assert search_det.main(detector(supernet, chosen.name, tmp_path / "in", "--data-root", str(drawn_voc))) == 0
+    assert search_det.main(detector(supernet, chosen.name, tmp_path / "out", "--images", str(folder))) == 0
+    assert f"3 of 8, from {folder}" in capsys.readouterr().out
+    assert scores(tmp_path / "out") == pytest.approx(scores(tmp_path / "in"), rel=1e-5)
+    found, expected = (Search.read(tmp_path / name).report for name in ("out", "in"))
+    assert found.images == expected.images
+    assert found.run["images_from"] == str(folder)
+    winner = tmp_path / "out" / found.winners[0].folder
+    assert {path.name for path in winner.iterdir()} >= {f"faster_rcnn_c4_voc{chosen.configs.ending}", "backbone.pth"}
+    # Without any images there is nothing to search on, which is found out before anything is written.
+    assert search_det.main(detector(supernet, chosen.name, tmp_path / "none")) == 2
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_a_segmenter_sees_them_as_those_of_its_data_set(supernet, drawn_cityscapes, nowhere, tmp_path):
+    pytest.importorskip(MMSEG.name, reason="mmseg is not installed")
+    sizes = ["--group", "0-1", "--samples", "2", "--batch-size", "1", "--device", "cpu"]
+    named = ["--config", "fcn_d8_cityscapes", "--supernet", str(supernet), *sizes]
+    data = {
+        "in": ["--data-root", str(drawn_cityscapes)],
+        "out": ["--images", str(drawn_cityscapes / "leftImg8bit" / "train" / "aachen")],
+    }
+    for name, where in data.items():
+        assert search_seg.main([*named, *where, "--out", str(tmp_path / name), "--opts", *SMALL_FCN]) == 0
+    assert scores(tmp_path / "out") == pytest.approx(scores(tmp_path / "in"), rel=1e-5)
+
+
+def no_folder(folder: Path) -> None:
+    """Nothing."""
+
+
+def empty(folder: Path) -> None:
+    folder.mkdir()
+
+
+def no_image(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(b"no image")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (no_folder, "is not a folder; expected one that holds images"),
+        (empty, "holds no image file; expected some that end in .bmp"),
+        (no_image, "a.jpg cannot be read"),
+    ],
+)
+@pytest.mark.parametrize("chosen", [MMDET, DETECTRON2], ids=lambda framework: framework.name)
+def test_images_that_are_none_are_named_and_nothing_is_written(
+    chosen, supernet, nowhere, tmp_path, capsys, make, message
+):
+    pytest.importorskip(chosen.name, reason=f"{chosen.name} is not installed")
+    make(tmp_path / "images")
+    few = ["--images", str(tmp_path / "images"), "--image-count", "1"]
+    assert search_det.main(detector(supernet, chosen.name, tmp_path / "out", *few)) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert str(tmp_path / "images") in error
+    assert message in error
+    assert not (tmp_path / "out").exists()
+
+
+def picture(path: Path) -> Path:
+    Image.new("RGB", (8, 8)).save(path)
+    return path
+
+
+def test_shards_have_no_files_of_their_own(tmp_path):
+    with tarfile.open(tmp_path / "0.tar", "w") as shard:
+        shard.add(picture(tmp_path / "a.png"), "a.png")
+    with pytest.raises(UserError, match="is a shard of many images; expected an image a file: unpack the shards"):
+        _ = open_images(tmp_path / "0.tar").files
+
+
+def test_images_are_named_below_their_folder_and_safe_from_an_output_folder(config, arguments, tmp_path, capsys):
+    folder = tmp_path / "images"
+    (folder / "more").mkdir(parents=True)
+    picture(folder / "a.png")
+    picture(folder / "more" / "a.png")
+    assert search_det.main(arguments(tmp_path / "out", "--images", str(folder))) == 0
+    names = json.loads((tmp_path / "out" / "search.json").read_text())["images"]["names"]
+    assert sorted(names) == ["a.png", "more/a.png"]
+    assert search_det.main(arguments(folder, "--overwrite", "--images", str(folder))) == 2
+    assert "would delete the images" in capsys.readouterr().err
+    assert (folder / "a.png").is_file()
+    assert search_det.main(arguments(tmp_path / "both", "--images", str(folder), "--demo-data")) == 2
+    assert "expected one of them" in capsys.readouterr().err
