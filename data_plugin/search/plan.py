@@ -18,6 +18,9 @@ from data_plugin.space.arch import EXPANSION, Arch
 from data_plugin.space.cost import STRIDES
 from data_plugin.utils.ranks import rank_count
 
+LONG = 3600
+"""Seconds above which a plan says how a search gets shorter."""
+
 WARM_UP = 5.0
 """Seconds below which they are measured twice, since the first use of everything takes longer."""
 
@@ -69,19 +72,15 @@ class SearchPlan:
             "taps": ", ".join(self.taps),
             "budgets": ", ".join(budgets),
             "networks": f"{self.networks} at the most, {_amount(self.flops)} multiply-accumulates",
-            "time": f"about {_duration(self.seconds)} on {self.device}",
+            "time": f"about {_duration(self.seconds)} on {self.device}{self._hint}",
             "output": str(self.out),
         }
         width = max(map(len, lines))
         return "\n".join(f"{name:<{width}}  {text}" for name, text in lines.items())
 
-
-def trained_on(training: Mapping[str, object]) -> str:
-    """What a supernet was trained on, as the end of a sentence, as far as its file says."""
-    images, steps, size = (training.get(name) for name in ("images", "steps", "image_size"))
-    if images is None:
-        return ""
-    return f" on {images:,} images of {size} pixels, {steps:,} steps"
+    @property
+    def _hint(self) -> str:
+        return "; fewer --image-count, --samples or budgets take less" if self.seconds > LONG else ""
 
 
 def work(

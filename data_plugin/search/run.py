@@ -21,7 +21,7 @@ from data_plugin.images.batch import ImageBatches, draw_batches
 from data_plugin.images.open import open_images
 from data_plugin.search.comparison import Reduction
 from data_plugin.search.found import Search
-from data_plugin.search.plan import SearchPlan, foresee, trained_on
+from data_plugin.search.plan import SearchPlan, foresee
 from data_plugin.search.report.folder import PARTIAL, numbered_folder, require_free, write_search
 from data_plugin.search.report.search_report import Images, SearchReport, Winner, pick_front, pick_winner, tabulate
 from data_plugin.search.report.words import supernet_text
@@ -282,11 +282,10 @@ def _plan(prepared: _Prepared, candidates: Candidates) -> SearchPlan:
     like = candidates or Sample(PLANNED).candidates(prepared.space, prepared.within, options.seed)
     strides = prepared.config.resolution.strides
     flops, seconds = foresee(searcher, batches, distinct(like), networks, strides)
-    training = prepared.supernet.info.training
     return SearchPlan(
         framework=prepared.framework.title,
         config=options.config,
-        supernet=f"{supernet_text(_supernet(prepared))}{trained_on(training)}",
+        supernet=supernet_text(_supernet(prepared), prepared.supernet.info.training),
         data=_place(options),
         images=sum(map(len, batches.parts)),
         of=len(batches.source),

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from data_plugin.features.prefix_tree import tree_order, walk
 from data_plugin.search.plan import SearchPlan, work
 from data_plugin.search.run import SearchOptions, plan_search, run_search
+from data_plugin.search.strategies.sample import Sample
 from data_plugin.supernet.checkpoint import load_supernet
 from data_plugin.tools import search_det
 from data_plugin.tools.demo_data import demo_data
@@ -22,6 +23,12 @@ def bare(config, shipped, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DATA_ROOT", raising=False)
     return ["--config", "faster_rcnn_c4_voc"]
+
+
+@pytest.fixture
+def few(bare):
+    """The same for fewer networks."""
+    return [*bare, "--samples", "3"]
 
 
 def plans(printed: str) -> dict[str, str]:
@@ -46,21 +53,21 @@ def test_a_config_alone_is_enough(bare, tmp_path, capsys):
     assert (tmp_path / "runs" / "faster_rcnn_c4_voc-2" / "report.html").is_file()
 
 
-def test_a_dry_run_says_the_same_and_writes_nothing(bare, tmp_path, capsys):
+def test_a_dry_run_says_the_same_and_writes_nothing(few, tmp_path, capsys):
     before = sorted(tmp_path.rglob("*"))
-    assert search_det.main([*bare, "--dry-run"]) == 0
+    assert search_det.main([*few, "--dry-run"]) == 0
     dry = plans(capsys.readouterr().out)
     assert sorted(tmp_path.rglob("*")) == before
-    assert search_det.main(bare) == 0
+    assert search_det.main(few) == 0
     plan = plans(capsys.readouterr().out)
     assert {**dry, "time": ""} == {**plan, "time": ""}
     assert dry["time"].endswith(" on cpu")
 
 
-def test_resume_finds_the_newest_search_that_is_unfinished(bare, config, tmp_path, capsys):
-    assert search_det.main([*bare, "--resume"]) == 2
+def test_resume_finds_the_newest_search_that_is_unfinished(few, config, tmp_path, capsys):
+    assert search_det.main([*few, "--resume"]) == 2
     assert "runs holds no unfinished search of faster_rcnn_c4_voc" in capsys.readouterr().err
-    assert search_det.main(bare) == 0
+    assert search_det.main(few) == 0
 
     class Stopping(RandomImages):
         def __getitem__(self, index):
@@ -70,9 +77,9 @@ def test_resume_finds_the_newest_search_that_is_unfinished(bare, config, tmp_pat
 
     whole, config.source = config.source, Stopping([(64, 64)] * 3)
     with pytest.raises(KeyboardInterrupt):
-        search_det.main([*bare, "--batch-size", "1", "--seed", "1"])
+        search_det.main([*few, "--batch-size", "1", "--seed", "1"])
     config.source = whole
-    assert search_det.main([*bare, "--batch-size", "1", "--seed", "1", "--resume"]) == 0
+    assert search_det.main([*few, "--batch-size", "1", "--seed", "1", "--resume"]) == 0
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
         "faster_rcnn_c4_voc-1",
         "faster_rcnn_c4_voc-2",
@@ -80,11 +87,11 @@ def test_resume_finds_the_newest_search_that_is_unfinished(bare, config, tmp_pat
     assert not (tmp_path / "runs" / "faster_rcnn_c4_voc-2" / "partial").exists()
 
 
-def test_the_environment_names_the_data_root(bare, config, tmp_path, capsys, monkeypatch):
+def test_the_environment_names_the_data_root(few, config, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("DATA_ROOT", str(tmp_path))
-    assert search_det.main([*bare, "--dry-run"]) == 0
+    assert search_det.main([*few, "--dry-run"]) == 0
     assert plans(capsys.readouterr().out)["images"] == f"3 of 3, below {tmp_path}"
-    assert search_det.main([*bare, "--dry-run", "--data-root", "here"]) == 0
+    assert search_det.main([*few, "--dry-run", "--data-root", "here"]) == 0
     assert plans(capsys.readouterr().out)["images"] == "3 of 3, below here"
 
 
@@ -144,7 +151,7 @@ def test_drawn_rows_and_more_images_and_networks_are_less_and_more_work(config, 
 
 def test_nothing_is_announced_before_all_is_checked(config, supernet_file, tmp_path):
     told: list[SearchPlan] = []
-    options = SearchOptions("any", supernet_file, tmp_path / "out", device="cpu", batch_size=1)
+    options = SearchOptions("any", supernet_file, tmp_path / "out", strategy=Sample(3), device="cpu", batch_size=1)
     assert run_search(options, told.append) is not None
     assert [plan.out for plan in told] == [tmp_path / "out"]
     with pytest.raises(UserError, match="is not empty"):

@@ -43,17 +43,24 @@ def score_label(report: SearchReport) -> str:
     return "divergence per position" if report.reduction == "mean" else "divergence"
 
 
-def supernet_text(supernet: Mapping[str, Any]) -> str:
+def supernet_text(supernet: Mapping[str, Any], training: Mapping[str, Any] | None = None) -> str:
     """Which supernet is searched, what trained it, and whether labels had a part in that.
 
     Args:
         supernet: what a report's ``run`` says of it.
+        training: what its file says of its training; None leaves it out.
     """
+    said = training or {}
+    on = (
+        f" on {said['images']:,} images of {said['image_size']} pixels, {said['steps']:,} steps"
+        if "steps" in said
+        else ""
+    )
     labels = {
         True: "; a teacher of its weights saw labels, so they are not self-supervised",
         False: "; its teacher saw no labels",
     }
-    return f"{supernet['path']}, trained with {supernet['method']}{labels.get(supernet.get('saw_labels'), '')}"
+    return f"{supernet['path']}, trained with {supernet['method']}{on}{labels.get(supernet.get('saw_labels'), '')}"
 
 
 def beside(report: SearchReport) -> list[list[str]]:
