@@ -217,6 +217,8 @@ class _Prepared:
     supernet: Supernet
     framework: Framework
     config: FrameworkConfig
+    written: Sequence[tuple[Framework, FrameworkConfig]]
+    """The configs that are written for every winner."""
     budgets: Sequence[Budget]
     measured: MeasuredCosts
     costs: Costs
@@ -250,6 +252,7 @@ def _prepare(options: SearchOptions) -> _Prepared:
     budgets = _budgets(options, supernet.info.space)
     framework = find_framework(options.framework, options.config, options.task)
     config = framework.open(options.config, options.options, options.data_root, options.classes)
+    written = [(framework, config), *_same_config(options, framework)]
     what = f"the config {options.config}, by its {framework.input_keys},"
     supernet.info.input_format.require(config.input_format, what)
     taps = chosen_taps or config.taps
@@ -272,7 +275,7 @@ def _prepare(options: SearchOptions) -> _Prepared:
         seed=options.seed,
         max_memory=options.max_memory,
     )
-    return _Prepared(options, out, supernet, framework, config, budgets, measured, costs, batches, searcher)
+    return _Prepared(options, out, supernet, framework, config, written, budgets, measured, costs, batches, searcher)
 
 
 def _plan(prepared: _Prepared, candidates: Candidates) -> SearchPlan:
@@ -301,8 +304,7 @@ def _plan(prepared: _Prepared, candidates: Candidates) -> SearchPlan:
 
 def _run(prepared: _Prepared, unfinished: PartialSearch) -> Search | None:
     """Search, and write the output folder; the search in the first process alone."""
-    options, searcher, batches = prepared.options, prepared.searcher, prepared.batches
-    configs = [(prepared.framework, prepared.config), *_same_config(options, prepared.framework)]
+    searcher, batches = prepared.searcher, prepared.batches
     outcome, rivals = _searched(prepared, unfinished)
     if rank() != 0:
         return None
@@ -310,7 +312,7 @@ def _run(prepared: _Prepared, unfinished: PartialSearch) -> Search | None:
     archs = [winner.arch for winner in report.winners]
     with progress_over(sum(map(len, batches.parts)), "images for the winners' batch norms") as advance:
         networks = searcher.extract(archs, batches, advance)
-    write_search(prepared.out, report, networks, partial(_write_configs, prepared, configs))
+    write_search(prepared.out, report, networks, partial(_write_configs, prepared))
     return Search(prepared.out, report)
 
 
@@ -420,11 +422,9 @@ def _check(measured: MeasuredCosts, quantity: str, arch: Arch) -> tuple[float, f
     return float(composed[0]), measured.whole(quantity, arch)
 
 
-def _write_configs(
-    prepared: _Prepared, configs: Sequence[tuple[Framework, FrameworkConfig]], winner: Winner, folder: Path
-) -> None:
+def _write_configs(prepared: _Prepared, winner: Winner, folder: Path) -> None:
     weights = (prepared.out / winner.folder / PTH_FILE).resolve()
-    for framework, config in configs:
+    for framework, config in prepared.written:
         config.write(winner.arch, weights, folder / framework.configs.file_name(prepared.options.config))
 
 

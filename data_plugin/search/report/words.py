@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from data_plugin.search.report.search_report import SearchReport, Winner
+from data_plugin.search.rivals import Rival
 from data_plugin.search.taps import EMBEDDING
 
 COSTS = {
@@ -71,7 +72,8 @@ def beside(report: SearchReport) -> list[list[str]]:
     rows[0].append("way to the teacher")
     for budget in report.budgets:
         closest = min((each for each in report.winners if each.budget == budget), key=lambda each: each.score)
-        networks = [("winner", closest), *((rival.name, rival) for rival in report.rivals if rival.budget == budget)]
+        networks: list[tuple[str, Winner | Rival]] = [("winner", closest)]
+        networks += [(rival.name, rival) for rival in report.rivals if rival.budget == budget]
         for name, network in networks:
             costs = cost_text("flops", network.flops), cost_text("params", network.params)
             standing = decimals(network.score), way_text(report, network.score)
