@@ -57,7 +57,7 @@ def supernet_text(supernet: Mapping[str, Any], training: Mapping[str, Any] | Non
         if "steps" in said
         else ""
     )
-    labels = {
+    labels: dict[bool | None, str] = {
         True: "; a teacher of its weights saw labels, so they are not self-supervised",
         False: "; its teacher saw no labels",
     }
