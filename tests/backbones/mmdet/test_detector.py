@@ -416,7 +416,7 @@ def test_missing_data_roots_are_refused(voc: Path, tmp_path: Path, monkeypatch) 
         load(tmp_path / "voc")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"data/VOCdevkit is not a folder"):
-        MMDetConfig(MMDET.configs.find("faster_rcnn_c4_voc"), [], None)
+        MMDetConfig(MMDET.configs.find("faster_rcnn_c4_voc"), [], None).images()
 
 
 def test_voc2012_is_used_where_it_exists_and_missed_loudly_where_not(voc: Path, tmp_path: Path) -> None:

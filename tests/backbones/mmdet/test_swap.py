@@ -356,8 +356,10 @@ def test_names_of_the_model_zoo() -> None:
 
 
 def test_a_zoo_config_finds_its_data_or_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data/coco is not a folder; give --data-root"):
-        MMDetConfig(MMDET.configs.find("mask-rcnn_r50_fpn_1x_coco"), [], None)
+    without = MMDetConfig(MMDET.configs.find("mask-rcnn_r50_fpn_1x_coco"), [], None)
+    for ask in (without.images, lambda: without.finetune(tmp_path / "out")):
+        with pytest.raises(UserError, match=r"data/coco is not a folder; give --data-root"):
+            ask()
     with pytest.raises(UserError, match=r"has no annotations/instances_train2017.json; expected .* train2017/ in it"):
         MMDetConfig(MMDET.configs.find("mask-rcnn_r50_fpn_1x_coco"), [], tmp_path)
 

@@ -378,7 +378,7 @@ def test_missing_data_is_named(drawn_cityscapes: Path, tmp_path: Path, monkeypat
         load(tmp_path / "nowhere")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"data/cityscapes/leftImg8bit/train is missing"):
-        load(None)
+        load(None).images()
     shutil.copytree(drawn_cityscapes, tmp_path / "c")
     for image in (tmp_path / "c/leftImg8bit/val").rglob("*.png"):
         image.unlink()
