@@ -56,8 +56,8 @@ def is_voc(leaf: ConfigDict) -> bool:
 
 
 def split_of(leaf: ConfigDict) -> VOCSplit:
-    """The split of a placed VOC data set entry."""
-    return VOCSplit(_folder(leaf), Path(leaf.data_root) / leaf.ann_file)
+    """The split of a VOC data set entry."""
+    return VOCSplit(_folder(leaf), _root(leaf) / leaf.ann_file)
 
 
 def place(dataset: ConfigDict, data_root: Path | None) -> None:
@@ -71,7 +71,7 @@ def place(dataset: ConfigDict, data_root: Path | None) -> None:
         UserError: if the root of a VOC data set is missing or not in VOC layout.
     """
     for leaf in leaves(dataset):
-        root = Path(leaf.get("data_root") or "") if data_root is None else data_root
+        root = _root(leaf) if data_root is None else data_root
         if is_voc(leaf):
             root = voc_root(root)
         if data_root is not None or is_voc(leaf):
@@ -147,4 +147,8 @@ def unlabelled(leaf: ConfigDict, pipeline: Sequence[Any]) -> ConfigDict:
 
 
 def _folder(leaf: ConfigDict) -> Path:
-    return Path(leaf.data_root) / leaf.data_prefix.sub_data_root
+    return _root(leaf) / leaf.data_prefix.sub_data_root
+
+
+def _root(leaf: ConfigDict) -> Path:
+    return Path(leaf.get("data_root") or "")

@@ -79,11 +79,11 @@ class OpenMMLabConfig(FrameworkConfig):
         before = copy.deepcopy(self.cfg)
         try:
             self._find_data(data_root)
-            self._find_classes(classes)
         except UserError as error:
-            if data_root is not None or classes is not None:
+            if data_root is not None:
                 raise
             self.cfg, self._missing = before, error
+        self._find_classes(classes)
 
     @property
     def input_format(self) -> InputFormat:
