@@ -95,7 +95,7 @@ class SearchOptions:
     every_group: bool = False
     input_size: tuple[int, int] | None = None
     strategy: Strategy = dataclasses.field(default_factory=Sample)
-    images: Path | None = None
+    images: str | os.PathLike[str] | None = None
     image_count: int | None = 256
     batch_size: int = 4
     taps: Sequence[str] | None = None
@@ -127,6 +127,7 @@ def search_supernet(
     budget: str | Sequence[str] = (),
     group: str | Sequence[str] = (),
     data_root: str | Path | None = None,
+    images: str | Path | None = None,
     **options: Any,
 ) -> Search:
     """Search a supernet for the backbone that keeps most of its knowledge of a config's images, in a budget.
@@ -140,6 +141,8 @@ def search_supernet(
         budget: bounds such as ``"flops<=4.0G and params<=30M"``, or several of them.
         group: bounds in GFLOPs such as ``"3-4"``, or several of them; without a budget either, all groups of the space.
         data_root: folder of the data sets; None leaves the config's.
+        images: a folder of images, or a text file that names them, to search on; None takes the config's training
+            images.
         options: further fields of :class:`SearchOptions`.
 
     Returns:
@@ -160,6 +163,7 @@ def search_supernet(
             out=Path(out),
             budgets=budgets,
             data_root=None if data_root is None else Path(data_root),
+            images=images,
             **options,
         )
     )
@@ -222,6 +226,7 @@ class _Prepared:
     budgets: Sequence[Budget]
     measured: MeasuredCosts
     costs: Costs
+    fingerprint: str | None
     batches: ImageBatches
     searcher: Searcher
 
@@ -275,7 +280,20 @@ def _prepare(options: SearchOptions) -> _Prepared:
         seed=options.seed,
         max_memory=options.max_memory,
     )
-    return _Prepared(options, out, supernet, framework, config, written, budgets, measured, costs, batches, searcher)
+    return _Prepared(
+        options=options,
+        out=out,
+        supernet=supernet,
+        framework=framework,
+        config=config,
+        written=written,
+        budgets=budgets,
+        measured=measured,
+        costs=costs,
+        fingerprint=None if own is None else own.fingerprint(),
+        batches=batches,
+        searcher=searcher,
+    )
 
 
 def _plan(prepared: _Prepared, candidates: Candidates) -> SearchPlan:
@@ -448,7 +466,8 @@ def _description(prepared: _Prepared) -> dict[str, Any]:
         "strategy": options.strategy.to_json(),
         "resolution": prepared.config.resolution.options(),
         "max_memory": options.max_memory,
-        "images_from": None if options.images is None else str(options.images),
+        "image_source": None if options.images is None else os.fspath(options.images),
+        "image_source_sha256": prepared.fingerprint,
         "images_asked_for": options.image_count,
         "batch_size": options.batch_size,
         "seed": options.seed,
@@ -459,7 +478,7 @@ def _description(prepared: _Prepared) -> dict[str, Any]:
 def _place(options: SearchOptions) -> str:
     """Where the images are, in words."""
     if options.images is not None:
-        return f"from {options.images}"
+        return f"from {os.fspath(options.images)}"
     return "the config's data" if options.data_root is None else f"below {options.data_root}"
 
 

@@ -1,17 +1,20 @@
 """Searching on images that are in no data set."""
 
 import json
+import re
 import shutil
 import tarfile
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from samples import SMALL_C4, random_supernet_file
+from samples import SMALL_C4, SPACE, random_supernet_file
 
+from data_plugin import search_supernet
 from data_plugin.frameworks.registry import DETECTRON2, MMDET, MMSEG
 from data_plugin.images.open import open_images
 from data_plugin.search.found import Search
+from data_plugin.search.resume import PartialSearch
 from data_plugin.tools import search_det, search_seg
 from data_plugin.utils.errors import UserError
 
@@ -61,9 +64,13 @@ def test_the_same_files_are_the_same_images_whether_in_a_data_set_or_not(
     assert scores(tmp_path / "out") == pytest.approx(scores(tmp_path / "in"), rel=1e-5)
     found, expected = (Search.read(tmp_path / name).report for name in ("out", "in"))
     assert found.images == expected.images
-    assert found.run["images_from"] == str(folder)
+    assert found.run["image_source"] == str(folder)
+    assert f"compared on 3 images from {folder}" in str(Search.read(tmp_path / "out"))
+    assert f"3 images from {folder} at C5" in (tmp_path / "out" / "report.html").read_text()
     winner = tmp_path / "out" / found.winners[0].folder
-    assert {path.name for path in winner.iterdir()} >= {f"faster_rcnn_c4_voc{chosen.configs.ending}", "backbone.pth"}
+    installed = (each for each in (MMDET, DETECTRON2) if each.is_installed)
+    configs = {f"faster_rcnn_c4_voc{each.configs.ending}" for each in installed}
+    assert {path.name for path in winner.iterdir()} >= {*configs, "backbone.pth"}
     # Without any images there is nothing to search on, which is found out before anything is written.
     assert search_det.main(detector(supernet, chosen.name, tmp_path / "none")) == 2
     assert not (tmp_path / "none").exists()
@@ -81,6 +88,19 @@ def test_a_segmenter_sees_them_as_those_of_its_data_set(supernet, drawn_cityscap
     for name, where in data.items():
         assert search_seg.main([*named, *where, "--out", str(tmp_path / name), "--opts", *SMALL_FCN]) == 0
     assert scores(tmp_path / "out") == pytest.approx(scores(tmp_path / "in"), rel=1e-5)
+
+
+@pytest.mark.parametrize("chosen", [MMDET, DETECTRON2], ids=lambda framework: framework.name)
+def test_configs_get_their_classes_without_their_data(chosen, nowhere, tmp_path):
+    pytest.importorskip(chosen.name, reason=f"{chosen.name} is not installed")
+    config = chosen.open("faster_rcnn_c4_voc", SMALL_C4[chosen.name], None, ["raccoon", "kangaroo"])
+    path = tmp_path / f"config{chosen.configs.ending}"
+    config.write(SPACE.smallest, tmp_path / "backbone.pth", path)
+    again = tmp_path / path.name.replace("config", "again")
+    chosen.open(str(path)).write(SPACE.smallest, tmp_path / "backbone.pth", again)
+    for written in (path.read_text(), again.read_text()):
+        assert "raccoon" in written
+        assert re.search(r"num_classes ?[=:] ?2\b", written, re.IGNORECASE)
 
 
 def no_folder(folder: Path) -> None:
@@ -143,3 +163,42 @@ def test_images_are_named_below_their_folder_and_safe_from_an_output_folder(conf
     assert (folder / "a.png").is_file()
     assert search_det.main(arguments(tmp_path / "both", "--images", str(folder), "--demo-data")) == 2
     assert "expected one of them" in capsys.readouterr().err
+
+
+def test_a_killed_search_goes_on_with_the_same_images_alone(config, arguments, tmp_path, capsys, monkeypatch):
+    folder, other = tmp_path / "images", tmp_path / "other"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        picture(folder / name)
+    shutil.copytree(folder, other)
+    write = PartialSearch.write
+
+    def dying(self, *given):
+        write(self, *given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PartialSearch, "write", dying)
+        with pytest.raises(KeyboardInterrupt):
+            search_det.main(arguments(tmp_path / "out", "--images", str(folder)))
+
+    def refusal(*images: str) -> str:
+        assert search_det.main(arguments(tmp_path / "out", "--resume", *images)) == 2
+        return capsys.readouterr().err
+
+    assert f"another image source ({str(folder)[:50]}" in refusal("--images", str(other))
+    assert "another image source (" in refusal()
+    picture(folder / "c.png")
+    assert "another image source sha256 (" in refusal("--images", str(folder))
+    (folder / "c.png").unlink()
+    assert search_det.main(arguments(tmp_path / "out", "--resume", "--images", str(folder))) == 0
+
+
+def test_python_takes_a_folder_as_text_or_as_a_path(config, supernet_file, tmp_path):
+    picture(tmp_path / "a.png")
+    for name, images in (("text", str(tmp_path)), ("path", tmp_path)):
+        search = search_supernet(
+            supernet_file, "faster_rcnn_c4_voc", out=tmp_path / name, group="0-1", images=images, device="cpu"
+        )
+        assert search.report.images.names == ["a.png"]
+        assert search.report.run["image_source"] == str(tmp_path)

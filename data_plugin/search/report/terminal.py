@@ -12,6 +12,7 @@ from data_plugin.search.report.words import (
     cost_label,
     cost_text,
     decimals,
+    images_text,
     lead_text,
     score_label,
     supernet_text,
@@ -22,10 +23,10 @@ NAMED = 3
 
 
 def terminal_report(report: SearchReport) -> str:
-    """The winners, how sure they are, what was approximated, and of which supernet, in lines of plain text."""
-    supernet = f"supernet: {supernet_text(report.run['supernet'])}"
+    """The winners, how sure they are, what was approximated, on which images and of which supernet, in plain text."""
+    images, supernet = f"compared on {images_text(report)}", f"supernet: {supernet_text(report.run['supernet'])}"
     rivals = ["", *_aligned(beside(report), left=3), ""] if report.rivals else []
-    return "\n".join([*_table(report), *rivals, *_certainty(report), *approximation_texts(report), supernet])
+    return "\n".join([*_table(report), *rivals, *_certainty(report), *approximation_texts(report), images, supernet])
 
 
 def _table(report: SearchReport) -> list[str]:

@@ -91,6 +91,12 @@ def way_text(report: SearchReport, score: float) -> str:
     return f"{100 * report.share(float(score)):.0f} %"
 
 
+def images_text(report: SearchReport) -> str:
+    """How many images were looked at, and where they are from if they are not the config's."""
+    count, source = len(report.images.names), report.run.get("image_source")
+    return f"{count} images" if source is None else f"{count} images from {source}"
+
+
 def lead_text(winner: Winner) -> str:
     """How far a winner leads its runner-up."""
     if winner.lead is None:
