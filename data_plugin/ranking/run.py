@@ -135,8 +135,8 @@ def finetune_alike(
         "options": list(options),
         "versions": installed_versions([*chosen.distributions, "torch"]),
     }
+    images = opened.images()  # before anything is written, since they may be missing
     _open_folder(out, settings, resume)
-    images = opened.images()
     batches = draw_batches(images, STATISTICS_IMAGES if len(images) > STATISTICS_IMAGES else None, 16, seed=0)
     searcher = Searcher(loaded.at(pick_device("auto"), **opened.resolution.options()), opened.taps)
 
