@@ -121,4 +121,4 @@ def _require_readable(path: Path) -> None:
             image.load()
     except Exception as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read as an image ({said}); replace it or take it off its list") from error
+        raise UserError(f"{path} cannot be read as an image ({said}); replace or remove it") from error

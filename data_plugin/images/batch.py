@@ -133,7 +133,7 @@ def draw_batches(source: ImageSource, count: int | None, batch_size: int, seed: 
     if not len(source):
         raise UserError("the data set holds no image; expected at least one")
     if count is not None and count > len(source):
-        warnings.warn(f"{count} images were asked for, but the data set has {len(source)}: all are taken", stacklevel=2)
+        warnings.warn(f"{count} images were asked for, but there are {len(source)}: all are taken", stacklevel=2)
     by_name = np.array(sorted(range(len(source)), key=lambda index: (source.names[index], index)))
     order = by_name[np.random.default_rng(seed).permutation(len(by_name))[:count]]
     parts = np.array_split(order, math.ceil(len(order) / batch_size))
