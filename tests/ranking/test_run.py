@@ -107,7 +107,6 @@ def test_a_folder_of_something_else_is_refused(supernet, drawn_voc, tmp_path, tr
     assert len(trained) == 2
 
 
-@pytest.mark.slow
 def test_without_its_images_nothing_is_begun(supernet, tmp_path, trained, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="data/VOCdevkit is not a folder; give --data-root"):
@@ -115,6 +114,7 @@ def test_without_its_images_nothing_is_begun(supernet, tmp_path, trained, monkey
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_tool_trains_and_shows_both_starts(supernet, drawn_voc, tmp_path, capsys):
     arguments = ["--supernet", supernet, "--config", CONFIG, "--out", tmp_path / "out", "--data-root", drawn_voc]
     arguments += ["--framework", "mmdet", "--arch", "smallest", "--opts", *SMALL_C4["mmdet"]]
