@@ -9,6 +9,7 @@ from data_plugin import DATAResNet
 from data_plugin.frameworks import run as finetuning
 from data_plugin.images.drawn_voc import draw_voc
 from data_plugin.search.found import Search
+from data_plugin.search.strategies.sample import Sample
 
 pytest.importorskip("lightly", reason="pre-training is not installed")
 pytest.importorskip("mmdet", reason="no framework is installed")
@@ -36,7 +37,11 @@ def test_the_snippet_of_the_readme_runs_as_written(checkout, tmp_path, monkeypat
     def shortened(config, out, task, *, framework, **options):
         return finetune(config, out, task, framework=framework, options=SMALL[framework], **options)
 
+    def few(self, space, budgets, seed):
+        return {name: space.sample(5, seed, within) for name, within in budgets.items()}
+
     monkeypatch.setattr("data_plugin.search.found.run_finetune", shortened)
+    monkeypatch.setattr(Sample, "candidates", few)  # of the 100 that a search draws
     names: dict = {}
     exec(snippet(checkout), names)
 
