@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from data_plugin.tools.data_root_argument import add_data_root_argument
 from data_plugin.tools.exit_codes import user_errors_exit_2
 from data_plugin.tools.framework_help import framework_help
+from data_plugin.tools.import_argument import add_import_argument, import_modules
 
 if TYPE_CHECKING:
     from data_plugin.ranking.run import Comparison, Finetuned
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", required=True, help="config name or path of a detector or segmenter")
     parser.add_argument("--out", required=True, type=Path, help="folder of all trainings and comparison.json")
     add_data_root_argument(parser)
+    add_import_argument(parser)
     parser.add_argument("--framework", help=framework_help(None))
     parser.add_argument(
         "--arch",
@@ -53,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from data_plugin.ranking.run import finetune_alike
 
+    import_modules(arguments.imports)
     comparison = finetune_alike(
         arguments.supernet,
         arguments.config,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from data_plugin.tools.classes_argument import add_classes_argument
 from data_plugin.tools.data_root_argument import add_data_root_argument
 from data_plugin.tools.framework_help import framework_help
+from data_plugin.tools.import_argument import add_import_argument, import_modules
 
 if TYPE_CHECKING:
     from data_plugin.frameworks.framework import Task
@@ -26,6 +27,7 @@ def add_finetune_arguments(parser: argparse.ArgumentParser, task: Task) -> None:
     parser.add_argument("--out", required=True, type=Path, help="folder of checkpoints, logs and metrics.json")
     add_data_root_argument(parser)
     add_classes_argument(parser, task)
+    add_import_argument(parser)
     parser.add_argument("--framework", help=framework_help(task))
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
@@ -46,6 +48,7 @@ def finetune_and_print(arguments: argparse.Namespace, task: Task) -> None:
     from data_plugin.frameworks.run import run_finetune
     from data_plugin.utils.ranks import rank
 
+    import_modules(arguments.imports)
     metrics = run_finetune(
         arguments.config,
         arguments.out,

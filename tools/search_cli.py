@@ -6,7 +6,7 @@ import argparse
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from data_plugin.tools.classes_argument import add_classes_argument
 from data_plugin.tools.data_root_argument import add_data_root_argument
 from data_plugin.tools.demo_data import demo_data
 from data_plugin.tools.framework_help import framework_help
+from data_plugin.tools.import_argument import add_import_argument, import_modules
 from data_plugin.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def add_search_arguments(parser: argparse.ArgumentParser, task: Task, example: s
         help="draw a small data set to try the search on, below runs/demo-data, instead of a data root",
     )
     add_classes_argument(parser, task)
+    add_import_argument(parser)
     parser.add_argument("--framework", help=framework_help(task))
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--samples", type=int, default=100, help="networks drawn per budget (default: %(default)s)")
@@ -167,6 +169,7 @@ def search_and_print(arguments: argparse.Namespace, task: Task, finetune: str) -
     from data_plugin.space.budget import Budget
     from data_plugin.supernet.named_supernet import named_supernet
 
+    import_modules(arguments.imports)
     data_root = arguments.data_root
     if arguments.demo_data:
         if arguments.images is not None:
@@ -212,7 +215,7 @@ def search_and_print(arguments: argparse.Namespace, task: Task, finetune: str) -
         return
     print(search)
     print(f"\nreport: {search.out / 'report.html'}")
-    _print_finetuning(search, finetune)
+    _print_finetuning(search, finetune, arguments.imports)
 
 
 def _strategy(arguments: argparse.Namespace) -> Strategy:
@@ -241,14 +244,16 @@ def _require_outside(out: Path, inputs: Mapping[str, Path | None]) -> None:
             raise UserError(f"--overwrite would delete the {name} {path} with the output folder {out}; name another")
 
 
-def _print_finetuning(search: Search, finetune: str) -> None:
+def _print_finetuning(search: Search, finetune: str, imports: Sequence[str]) -> None:
     """The command that fine-tunes every winner or, of a front, its closest network."""
     closest = {found.winner.budget: found for found in sorted(search.winners, key=lambda found: -found.winner.score)}
     shown = [closest[budget] for budget in dict.fromkeys(found.winner.budget for found in search.winners)]
     print("fine-tune the closest network of every front with:" if search.report.pareto else "fine-tune with:")
     root = ["--data-root", search.report.data_root] if search.report.data_root else []
+    modules = ["--import", *imports] if imports else []
     for found in shown:
-        command = [*_command(finetune), "--config", str(found.config), *root, "--out", str(found.folder / "finetuned")]
+        command = [*_command(finetune), "--config", str(found.config), *root, *modules]
+        command += ["--out", str(found.folder / "finetuned")]
         print("  " + shlex.join(command))
 
 

@@ -147,7 +147,7 @@ class OpenMMLabConfig(FrameworkConfig):
         written = copy.deepcopy(self.cfg)
         init_cfg = {"type": "Pretrained", "checkpoint": beside_config(weights)}
         set_arch(detector(written), arch, init_cfg=init_cfg)
-        save_config(written, f"data_plugin.backbones.{self.scope}", path)
+        save_config(written, self.scope, path)
 
     def finetune(
         self,

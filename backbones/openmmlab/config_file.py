@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.registry import Registry
 
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.files import write_whole
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+
+_KNOWN = {"__main__", "builtins", "data_plugin", "mmcv", "mmdet", "mmengine", "mmseg", "torch"}
+"""Packages that a config need not import, and the script that runs, which it cannot."""
 
 
 def read_config(path: Path, title: str) -> Config:
@@ -73,12 +78,43 @@ def beside_config(weights: Path) -> str:
     return "{{ fileDirname }}/" + weights.name
 
 
-def save_config(config: Config, module: str, path: Path) -> None:
-    """Write a config whole, with an import of ``module`` in it; ``config`` is changed."""
+def save_config(config: Config, scope: str, path: Path) -> None:
+    """Write a config whole, which imports our adapter and what else it names that is no part of OpenMMLab.
+
+    Args:
+        config: the config; changed.
+        scope: the framework's package, which is the name of our adapter, too.
+        path: the ``.py`` file to write.
+    """
     imports = config.get("custom_imports") or ConfigDict(imports=[], allow_failed_imports=False)
-    imports.imports = list(dict.fromkeys((*imports.imports, module)))
+    modules = (*imports.imports, f"data_plugin.backbones.{scope}", *_modules_of(config, scope))
+    imports.imports = list(dict.fromkeys(modules))
     config.custom_imports = imports
     write_whole(path, lambda temporary: temporary.write_text(config.pretty_text))
+
+
+def _modules_of(config: Config, scope: str) -> list[str]:
+    """The modules of users that registered what the config names by ``type``, sorted."""
+    registries = [
+        registry
+        for package in ("mmengine.registry", f"{scope}.registry")
+        for registry in vars(importlib.import_module(package)).values()
+        if isinstance(registry, Registry)
+    ]
+    found = {
+        registry.module_dict[name].__module__
+        for name in (each.removeprefix(f"{scope}.") for each in _types(config.to_dict()))
+        for registry in registries
+        if name in registry.module_dict
+    }
+    return sorted(module for module in found if module.partition(".")[0] not in _KNOWN)
+
+
+def _types(node: Any) -> set[str]:
+    if isinstance(node, Mapping):
+        own = {node["type"]} if isinstance(node.get("type"), str) else set()
+        return own.union(*map(_types, node.values()))
+    return set().union(*map(_types, node)) if isinstance(node, (list, tuple)) else set()
 
 
 def _has(node: Any, key: str) -> bool:
