@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -63,6 +63,17 @@ class Finetuned:
         """Multiply-accumulates of the backbone at 224x224."""
         return int(cost.flops(self.arch))
 
+    @property
+    def training(self) -> tuple[Arch, Weights, int]:
+        """What the training is known by, whatever the network is called."""
+        return self.arch, self.weights, self.seed
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Finetuned:
+        """A row of ``comparison.json``."""
+        fields = {name: value[name] for name in ("name", "weights", "seed", "metrics")}
+        return cls(arch=Arch.parse(value["arch"]), **fields)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -115,7 +126,7 @@ def finetune_alike(
         framework: the framework; None picks one, see :func:`find_framework`.
         data_root: folder of the data sets; None leaves the config's.
         options: ``KEY=VALUE`` changes of the config.
-        resume: go on with what an earlier call left in ``out``.
+        resume: go on with what an earlier call left in ``out``; its other networks stay in ``comparison.json``.
         done: called with every training that is done, an earlier call's too.
 
     Raises:
@@ -155,13 +166,16 @@ def finetune_alike(
         )
 
     comparison = Comparison(settings, MAIN_METRIC[chosen.task], [])
+    earlier = _finetuned(out)
     for seed, (name, arch), start in itertools.product(seeds, networks.items(), weights):
         folder = out / str(arch) / start / f"seed_{seed}"
         if not (folder / METRICS).is_file():
             train(arch, start, seed, folder)
         metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
         comparison.finetuned.append(Finetuned(name, arch, start, seed, metrics))
-        _write(out, comparison)
+        trained = {each.training for each in comparison.finetuned}
+        others = [each for each in earlier if each.training not in trained]
+        _write(out, replace(comparison, finetuned=[*others, *comparison.finetuned]))
         done(comparison.finetuned[-1])
     return comparison
 
@@ -187,6 +201,11 @@ def _open_folder(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
         return
     out.mkdir(parents=True, exist_ok=True)
     _write(out, Comparison(settings, "", []))
+
+
+def _finetuned(out: Path) -> list[Finetuned]:
+    """What earlier calls have trained."""
+    return [Finetuned.from_json(row) for row in json.loads((out / COMPARISON).read_text("utf-8"))["finetuned"]]
 
 
 def _write(out: Path, comparison: Comparison) -> None:

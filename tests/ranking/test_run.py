@@ -89,6 +89,21 @@ def test_what_is_done_is_not_trained_again(supernet, drawn_voc, tmp_path, traine
     ]
 
 
+def test_other_networks_and_seeds_join_what_is_there(supernet, drawn_voc, tmp_path, trained):
+    out = tmp_path / "out"
+    compare(supernet, drawn_voc, out, archs=["smallest"], weights=["supernet"])
+    more = compare(supernet, drawn_voc, out, archs=["largest", "smallest"], weights=["random"], seeds=[1], resume=True)
+    assert [each.name for each in more.finetuned] == ["largest", "smallest"]
+    compare(supernet, drawn_voc, out, archs=["smallest"], weights=["supernet"], resume=True)
+    written = json.loads((out / "comparison.json").read_text())["finetuned"]
+    assert sorted((row["name"], row["weights"], row["seed"], row["metrics"]["AP"]) for row in written) == [
+        ("largest", "random", 1, 2.0),
+        ("smallest", "random", 1, 3.0),
+        ("smallest", "supernet", 0, 1.0),
+    ]
+    assert len(trained) == 3
+
+
 def test_a_folder_of_something_else_is_refused(supernet, drawn_voc, tmp_path, trained):
     out = tmp_path / "out"
     compare(supernet, drawn_voc, out, archs=["smallest"])
