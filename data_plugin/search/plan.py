@@ -42,6 +42,7 @@ class SearchPlan:
         taps: the feature maps that are compared.
         budgets: by name, how many networks within each are compared; None where they are found on the way.
         networks: how many are compared at the most.
+        rivals: how many more, to see beside the winners.
         flops: multiply-accumulates of all networks on all images, at the most: of the convolutions, each distinct
             prefix once, and of the relations.
         seconds: how long that takes on this device, by the time of one batch.
@@ -58,6 +59,7 @@ class SearchPlan:
     taps: Sequence[str]
     budgets: Mapping[str, int | None]
     networks: int
+    rivals: int
     flops: float
     seconds: float
     device: str
@@ -65,13 +67,14 @@ class SearchPlan:
 
     def __str__(self) -> str:
         budgets = (name if count is None else f"{name} ({count})" for name, count in self.budgets.items())
+        networks = f"{self.networks} at the most and {self.rivals} rivals"
         lines = {
             "config": f"{self.config}, {self.framework}",
             "supernet": self.supernet,
             "images": f"{self.images} of {self.of}, {self.data}",
             "taps": ", ".join(self.taps),
             "budgets": ", ".join(budgets),
-            "networks": f"{self.networks} at the most, {_amount(self.flops)} multiply-accumulates",
+            "networks": f"{networks}, {_amount(self.flops)} multiply-accumulates",
             "time": f"about {_duration(self.seconds)} on {self.device}{self._hint}",
             "output": str(self.out),
         }

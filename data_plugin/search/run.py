@@ -238,6 +238,15 @@ class _Prepared:
     def within(self) -> Mapping[str, Within]:
         return {budget.name: partial(budget.fits, costs=self.costs) for budget in self.budgets}
 
+    @property
+    def rivals(self) -> list[tuple[str, str, Arch]]:
+        """The rivals of every budget: its name, what the rival is called, and the network."""
+        return [
+            (budget, name, arch)
+            for budget, within in self.within.items()
+            for name, arch in rivals_of(self.space, within).items()
+        ]
+
     def draw(self) -> Candidates:
         """Candidates for every budget; none where the strategy finds its networks on the way."""
         candidates = self.options.strategy.candidates(self.space, self.within, self.options.seed)
@@ -302,7 +311,8 @@ def _plan(prepared: _Prepared, candidates: Candidates) -> SearchPlan:
     networks = options.strategy.most(candidates, len(prepared.budgets))
     like = candidates or Sample(PLANNED).candidates(prepared.space, prepared.within, options.seed)
     strides = prepared.config.resolution.strides
-    flops, seconds = foresee(searcher, batches, distinct(like), networks, strides)
+    beside = {arch for _, _, arch in prepared.rivals}.difference(distinct(candidates))
+    flops, seconds = foresee(searcher, batches, distinct(like), networks + len(beside), strides)
     return SearchPlan(
         framework=prepared.framework.title,
         config=options.config,
@@ -313,6 +323,7 @@ def _plan(prepared: _Prepared, candidates: Candidates) -> SearchPlan:
         taps=searcher.taps,
         budgets={budget.name: len(candidates[budget.name]) if candidates else None for budget in prepared.budgets},
         networks=networks,
+        rivals=len(beside),
         flops=flops,
         seconds=seconds,
         device=str(searcher.device),
@@ -337,11 +348,7 @@ def _run(prepared: _Prepared, unfinished: PartialSearch) -> Search | None:
 def _searched(prepared: _Prepared, unfinished: PartialSearch) -> tuple[Outcome, list[Rival]]:
     """What the strategy finds, and its rivals, going on where an earlier search of the output folder stopped."""
     options, batches = prepared.options, prepared.batches
-    named = [
-        (budget, name, arch)
-        for budget, within in prepared.within.items()
-        for name, arch in rivals_of(prepared.space, within).items()
-    ]
+    named = prepared.rivals
     archs = sorted({arch for _, _, arch in named})
     most = options.strategy.most(unfinished.candidates, len(prepared.budgets))
     with _progress((most + len(archs)) * len(batches)) as advance:

@@ -1,3 +1,4 @@
+import json
 import os
 
 import pytest
@@ -48,7 +49,10 @@ def test_a_config_alone_is_enough(bare, tmp_path, capsys):
     assert plan["output"] == os.path.join("runs", "faster_rcnn_c4_voc-1")
     budgets = [int(budget.partition("(")[2].rstrip(")")) for budget in plan["budgets"].split(", ")]
     assert len(budgets) == 5
-    assert plan["networks"].startswith(f"{sum(budgets)} at the most, ")
+    found = json.loads((tmp_path / "runs" / "faster_rcnn_c4_voc-1" / "search.json").read_text())
+    drawn = {network["arch"] for network in found["candidates"]}
+    rivals = {rival["arch"] for rival in found["rivals"]} - drawn
+    assert plan["networks"].startswith(f"{sum(budgets)} at the most and {len(rivals)} rivals, ")
     assert search_det.main(bare) == 0
     assert (tmp_path / "runs" / "faster_rcnn_c4_voc-2" / "report.html").is_file()
 
