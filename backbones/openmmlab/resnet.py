@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmcv.cnn import build_norm_layer
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
@@ -163,7 +164,7 @@ def pretrained_file(init_cfg: Any) -> str | None:
 
 
 def load_pretrained(module: nn.Module, source: str, what: str, takes: Callable[[str], bool]) -> None:
-    """Load weights in torchvision's names into a module that has the same ones.
+    """Load weights in torchvision's names into a module that has the same ones, and log how many.
 
     Args:
         module: gets the weights.
@@ -181,6 +182,10 @@ def load_pretrained(module: nn.Module, source: str, what: str, takes: Callable[[
     expected = {name: value for name, value in module.state_dict().items() if takes(name.split(".")[0])}
     require_matching(source, taken, expected, what)
     module.load_state_dict(taken, strict=False)
+    rest = sorted({name.split(".")[0] for name in tensors if name not in taken})
+    left = f"; {len(tensors) - len(taken)} of {', '.join(rest)} are not for it" if rest else ""
+    counts = f"{len(taken)} of {len(expected)} matched, none missing or unexpected"  # or it would have been refused
+    print_log(f"{what} in {type(module).__name__}: {counts}, from {source}{left}", logger="current")
 
 
 def _downloaded(name: str) -> Mapping[str, Tensor]:

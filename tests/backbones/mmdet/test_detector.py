@@ -259,7 +259,7 @@ def pretrained(path: Path) -> dict:
 
 
 @pytest.mark.parametrize("name", [PTH_FILE, SAFETENSORS_FILE])
-def test_pretrained_weights_fill_backbone_and_head(weights: Path, name: str) -> None:
+def test_pretrained_weights_fill_backbone_and_head(weights: Path, name: str, capfd) -> None:
     backbone = MODELS.build({"type": "DATAResNet", "arch": SMALL, **C4, "init_cfg": pretrained(weights / name)})
     head = MODELS.build(
         {"type": "DATAResLayer", "arch": SMALL, "extra_norm": True, "init_cfg": pretrained(weights / name)}
@@ -269,6 +269,12 @@ def test_pretrained_weights_fill_backbone_and_head(weights: Path, name: str) -> 
     head.init_weights()
     saved = torch.load(weights / PTH_FILE, weights_only=True)
     loaded = {**backbone.state_dict(), **head.state_dict()}
+    of_head = sum(key.startswith("layer4.") for key in saved)
+    logged = capfd.readouterr()
+    expected = {"OpenMMLabResNet": (len(saved) - of_head, of_head), "DATAResLayer": (of_head, None)}
+    for module, (count, left_out) in expected.items():
+        counts = f"in {module}: {count} of {count} matched, none missing or unexpected, from {weights / name}"
+        assert counts + (f"; {left_out} of layer4 are not for it" if left_out else "; ") in logged.out + logged.err
     assert {name for name in loaded if not name.startswith("norm.")} == set(saved)
     for key, value in saved.items():
         assert torch.equal(loaded[key], value), key
