@@ -39,6 +39,7 @@ class ModelInputs(ImageSource):
     def __getitem__(self, index: int) -> LoadedImage:
         """See :meth:`ImageSource.__getitem__`."""
         file = self._files[index]
+        _require_8_bits(file)
         try:
             item = self._mapper({"file_name": str(file)})
         except Exception as error:
@@ -70,6 +71,20 @@ def _preprocess(model: Any, inputs: Sequence[Record]) -> ImageList:
     images = [(item["image"].to(model.device) - model.pixel_mean) / model.pixel_std for item in inputs]
     backbone = model.backbone
     return ImageList.from_tensors(images, backbone.size_divisibility, padding_constraints=backbone.padding_constraints)
+
+
+def _require_8_bits(file: Path) -> None:
+    # detectron2 reads with Pillow, which cuts what is above 255: grey images of more bits become white.
+    try:
+        with Image.open(file) as image:
+            mode = image.mode
+    except Exception:  # the mapper says what is wrong
+        return
+    if mode[0] in "IF":
+        raise UserError(
+            f"the image {file} has more than 8 bits a pixel (Pillow's mode {mode}), which detectron2 would turn white; "
+            "convert it to 8 bits, or remove it"
+        )
 
 
 def _why_unreadable(file: Path) -> str | None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data_plugin.images.rgb import to_rgb
+
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Endings of image files, in small letters."""
 
@@ -35,10 +37,10 @@ class Images(ABC):
         """The contents of one image file."""
 
     def read(self, index: int) -> Image.Image | None:
-        """One image in RGB, or None if its file cannot be read or decoded in full."""
+        """One image as :func:`to_rgb` makes it, or None if its file cannot be read or decoded in full."""
         try:
             with Image.open(BytesIO(self.read_bytes(index))) as image:
-                return image.convert("RGB")
+                return to_rgb(image)
         # Malformed bytes make Pillow's decoders raise almost anything.
         except Exception:
             return None

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from data_plugin.images.rgb import to_rgb
 from data_plugin.utils.errors import UserError
 
 
@@ -79,7 +80,7 @@ def labelled_part(labels: Iterable[int], fraction: float, seed: int) -> list[int
 def _read(path: str) -> Image.Image:
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return to_rgb(image)
     # Malformed bytes make Pillow's decoders raise almost anything.
     except Exception as error:
         raise unreadable(path) from error
