@@ -25,6 +25,7 @@ from data_plugin import Arch, UserError
 from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.backbones.mmdet.config import MMDetConfig
 from data_plugin.backbones.mmdet.voc import UnlabelledVOCDataset
+from data_plugin.backbones.openmmlab import resnet as openmmlab_resnet
 from data_plugin.backbones.openmmlab.swap import set_arch, stages_read
 from data_plugin.frameworks.registry import MMDET
 from data_plugin.images.batch import ImageBatches, draw_batches
@@ -259,7 +260,9 @@ def pretrained(path: Path) -> dict:
 
 
 @pytest.mark.parametrize("name", [PTH_FILE, SAFETENSORS_FILE])
-def test_pretrained_weights_fill_backbone_and_head(weights: Path, name: str, capfd) -> None:
+def test_pretrained_weights_fill_backbone_and_head(weights: Path, name: str, monkeypatch) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(openmmlab_resnet, "print_log", lambda line, logger: logged.append(line))
     backbone = MODELS.build({"type": "DATAResNet", "arch": SMALL, **C4, "init_cfg": pretrained(weights / name)})
     head = MODELS.build(
         {"type": "DATAResLayer", "arch": SMALL, "extra_norm": True, "init_cfg": pretrained(weights / name)}
@@ -270,11 +273,14 @@ def test_pretrained_weights_fill_backbone_and_head(weights: Path, name: str, cap
     saved = torch.load(weights / PTH_FILE, weights_only=True)
     loaded = {**backbone.state_dict(), **head.state_dict()}
     of_head = sum(key.startswith("layer4.") for key in saved)
-    logged = capfd.readouterr()
-    expected = {"OpenMMLabResNet": (len(saved) - of_head, of_head), "DATAResLayer": (of_head, None)}
-    for module, (count, left_out) in expected.items():
-        counts = f"in {module}: {count} of {count} matched, none missing or unexpected, from {weights / name}"
-        assert counts + (f"; {left_out} of layer4 are not for it" if left_out else "; ") in logged.out + logged.err
+    others = len(saved) - of_head
+    counted = [
+        ("OpenMMLabResNet", others, f"{of_head} of layer4"),
+        ("DATAResLayer", of_head, f"{others} of bn1, conv1, layer1, layer2, layer3"),
+    ]
+    for line, (module, count, left_out) in zip(logged, counted, strict=True):
+        assert f"in {module}: {count} of {count} matched, none missing or unexpected, from {weights / name}" in line
+        assert line.endswith(f"; {left_out} are not for it")
     assert {name for name in loaded if not name.startswith("norm.")} == set(saved)
     for key, value in saved.items():
         assert torch.equal(loaded[key], value), key
