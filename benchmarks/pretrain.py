@@ -62,19 +62,21 @@ def naive(training: SupernetTraining, batch: Batch) -> None:
 LOOPS: dict[str, Callable[[SupernetTraining, Batch], None]] = {"ours": ours, "naive": naive}
 
 
-def measure(args: argparse.Namespace, loop: str, method: str) -> dict[str, float]:
-    """Train some steps and time them."""
+def set_up(args: argparse.Namespace, method: str, steps: int) -> tuple[Any, DataLoader]:
+    """What trains, and the batches of so many steps.
+
+    Args:
+        args: ``space``, ``image_size``, ``batch_size``, ``data``, ``workers`` and ``device``.
+        method: a name of :data:`SELF_SUPERVISED`.
+        steps: number of batches.
+    """
     torch.manual_seed(0)
-    device = torch.device(args.device)
     recipe = read_recipe(
         f"data_{method}_in1k" if args.space == "data" else {"mocov2": "micro"}.get(method, f"micro_{method}"),
         [f"batch_size={args.batch_size}", f"image_size={args.image_size}"],
     )
-    space = SPACES[args.space]()
-    steps = WARM_UP + args.steps
-    training: Any = SupernetTraining(space, recipe, steps, seed=0).to(device).train()
+    training: Any = SupernetTraining(SPACES[args.space](), recipe, steps, seed=0).to(args.device).train()
     training.log = training.log_dict = lambda *_, **__: None
-    optimizer = training.configure_optimizers()["optimizer"]
     images = open_images(args.data)
     views = Views(images, whole_views(training.method.views, args.image_size, InputFormat.imagenet()), 0)
     loader = DataLoader(
@@ -83,8 +85,23 @@ def measure(args: argparse.Namespace, loop: str, method: str) -> dict[str, float
         sampler=EpochStream(images, steps * args.batch_size, args.batch_size),
         num_workers=args.workers,
         collate_fn=collate,
-        pin_memory=device.type == "cuda",
+        pin_memory=args.device == "cuda",
     )
+    return training, loader
+
+
+def draw_images(folder: Path, args: argparse.Namespace) -> Path:
+    """Draw images for some batches, where none are given; returns their folder."""
+    draw_voc(folder, train=1, test=1, size=(2 * args.image_size,) * 2, unlabelled=4 * args.batch_size)
+    return folder / "VOC2007" / "JPEGImages"
+
+
+def measure(args: argparse.Namespace, loop: str, method: str) -> dict[str, float]:
+    """Train some steps and time them."""
+    device = torch.device(args.device)
+    steps = WARM_UP + args.steps
+    training, loader = set_up(args, method, steps)
+    optimizer = training.configure_optimizers()["optimizer"]
     networks = [training.networks(step) for step in range(steps)]
     half = loop == "ours" and args.precision == "bf16"
     waiting = start = 0.0
@@ -107,7 +124,7 @@ def measure(args: argparse.Namespace, loop: str, method: str) -> dict[str, float
     # The key branch runs forward, each query network forward and, at twice the cost, backward, for each of its views.
     flops = {arch: cost.flops(arch, args.image_size) for timed in networks[WARM_UP:] for arch in timed}
     query = sum(flops[arch] for timed in networks[WARM_UP:] for arch in timed) / args.steps
-    macs = flops[space.largest] * len(training.method.key_views) + 3 * query * len(training.method.query_views)
+    macs = flops[training.space.largest] * len(training.method.key_views) + 3 * query * len(training.method.query_views)
     rate = args.batch_size * args.steps / elapsed
     return {
         "images/s": rate,
@@ -163,8 +180,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         arguments = sys.argv[1:]
         if args.data is None:
-            draw_voc(Path(folder), train=1, test=1, size=(2 * args.image_size,) * 2, unlabelled=4 * args.batch_size)
-            arguments += ["--data", str(Path(folder, "VOC2007", "JPEGImages"))]
+            arguments += ["--data", str(draw_images(Path(folder), args))]
         peak = matrix_peak(torch.device("cuda")) if args.device == "cuda" else None
         print(
             "| method | loop | images/s | ratio | peak memory (GB) | waiting for data |"

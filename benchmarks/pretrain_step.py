@@ -17,18 +17,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from lightly.models.utils import update_momentum
-from pretrain import SELF_SUPERVISED, WARM_UP, naive
-from torch.utils.data import DataLoader
+from pretrain import SELF_SUPERVISED, WARM_UP, draw_images, naive, set_up
 
-from data_plugin.images.drawn_voc import draw_voc
-from data_plugin.images.input_format import InputFormat
-from data_plugin.images.open import open_images
-from data_plugin.pretrain.augmentation import whole_views
-from data_plugin.pretrain.recipe import read_recipe
-from data_plugin.pretrain.step import SupernetTraining
-from data_plugin.pretrain.views import EpochStream, Views, collate
 from data_plugin.space.search_space import SPACES
 
 PARTS = ("views", "key branch", "query branch, forward", "heads and losses", "backward", "optimiser and average")
@@ -61,18 +52,12 @@ class Clock:
         return call
 
 
-def measure(args: argparse.Namespace, data: Path, method: str) -> tuple[Counter[str], float]:
+def measure(args: argparse.Namespace, method: str) -> tuple[Counter[str], float]:
     """Seconds of the parts of one step, and of a whole step of the naive loop."""
-    torch.manual_seed(0)
-    recipe = read_recipe({"mocov2": "micro"}.get(method, f"micro_{method}"), [f"image_size={args.image_size}"])
     steps = WARM_UP + args.steps
-    training: Any = SupernetTraining(SPACES[args.space](), recipe, 2 * steps, seed=0).train()
-    training.log = training.log_dict = lambda *_, **__: None
+    training, loader = set_up(args, method, 2 * steps)
     optimizer = training.configure_optimizers()["optimizer"]
-    images = open_images(data)
-    views = Views(images, whole_views(training.method.views, args.image_size, InputFormat.imagenet()), 0)
-    stream = EpochStream(images, 2 * steps * recipe.batch_size, recipe.batch_size)
-    batches = iter(DataLoader(views, recipe.batch_size, sampler=stream, collate_fn=collate))
+    batches = iter(loader)
     networks = training.networks
     clock = Clock()
     plain = {name: getattr(training, name).forward for name in ("key", "query")}
@@ -92,8 +77,8 @@ def measure(args: argparse.Namespace, data: Path, method: str) -> tuple[Counter[
             loss.backward()
         with clock.of("optimiser and average"):
             optimizer.step()
-            update_momentum(training.query, training.key, recipe.key_momentum)
-            update_momentum(training.method.query_head, training.method.key_head, recipe.key_momentum)
+            update_momentum(training.query, training.key, training.recipe.key_momentum)
+            update_momentum(training.method.query_head, training.method.key_head, training.recipe.key_momentum)
             optimizer.zero_grad(set_to_none=True)
         training.key.forward, training.query.forward = plain["key"], plain["query"]
         began = time.perf_counter()
@@ -107,24 +92,23 @@ def measure(args: argparse.Namespace, data: Path, method: str) -> tuple[Counter[
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="images (default: drawn ones)")
-    parser.add_argument("--space", choices=[name for name in SPACES if name != "data"], default="micro")
+    parser.add_argument("--space", choices=SPACES, default="micro")
     parser.add_argument("--methods", nargs="+", choices=SELF_SUPERVISED, default=SELF_SUPERVISED)
     parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=10, help="timed steps")
+    parser.set_defaults(workers=0, device="cpu")  # everything in this process, where its parts can be told apart
     return parser
 
 
 def main() -> None:
     args = parser().parse_args()
     with TemporaryDirectory() as folder:
-        data = args.data
-        if data is None:
-            draw_voc(Path(folder), train=1, test=1, size=(2 * args.image_size,) * 2, unlabelled=256)
-            data = Path(folder, "VOC2007", "JPEGImages")
+        args.data = args.data or draw_images(Path(folder), args)
         print(f"| method | {' | '.join(PARTS)} | in all (s) | naive in all (s) | ratio |")
         print("| --- " * (len(PARTS) + 4) + "|")
         for method in args.methods:
-            seconds, naive_seconds = measure(args, data, method)
+            seconds, naive_seconds = measure(args, method)
             whole = seconds.total()
             shares = " | ".join(f"{seconds[name] / whole:.0%}" for name in PARTS)
             ratio = naive_seconds / whole
