@@ -11,9 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.backbones.pretrained import PTH_FILE
 from data_plugin.frameworks.framework import MAIN_METRIC
 from data_plugin.frameworks.registry import find_framework
@@ -26,6 +23,7 @@ from data_plugin.supernet.backbone_files import save_backbone
 from data_plugin.supernet.checkpoint import load_supernet
 from data_plugin.supernet.named_networks import named_networks
 from data_plugin.supernet.named_supernet import named_supernet
+from data_plugin.supernet.random_start import random_start
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.files import write_whole
 from data_plugin.utils.provenance import file_hash, installed_versions
@@ -152,7 +150,7 @@ def finetune_alike(
     searcher = Searcher(loaded.at(pick_device("auto"), **opened.resolution.options()), opened.taps)
 
     def train(arch: Arch, start: Weights, seed: int, folder: Path) -> None:
-        save_backbone(folder, _random(arch, seed) if start == "random" else searcher.extract([arch], batches)[0])
+        save_backbone(folder, random_start(arch, seed) if start == "random" else searcher.extract([arch], batches)[0])
         path = folder / chosen.configs.file_name(config)
         opened.write(arch, (folder / PTH_FILE).resolve(), path)
         run_finetune(
@@ -211,10 +209,3 @@ def _finetuned(out: Path) -> list[Finetuned]:
 def _write(out: Path, comparison: Comparison) -> None:
     text = json.dumps(comparison.to_json(), indent=1) + "\n"
     write_whole(out / COMPARISON, lambda path: path.write_text(text, encoding="utf-8"))
-
-
-def _random(arch: Arch, seed: int) -> DATAResNet:
-    """A network as its constructor leaves it, the same for the same seed, without a mark on the caller's generator."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return DATAResNet(arch)

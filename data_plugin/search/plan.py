@@ -36,6 +36,7 @@ class SearchPlan:
         framework: what the framework's authors call it.
         config: the config's name or path.
         supernet: which supernet, and what it was trained on, in words.
+        teacher: what its teacher knows of the images, in words.
         data: where the images are, in words.
         images: how many are looked at.
         of: how many there are.
@@ -53,6 +54,7 @@ class SearchPlan:
     framework: str
     config: str
     supernet: str
+    teacher: str
     data: str
     images: int
     of: int
@@ -71,6 +73,7 @@ class SearchPlan:
         lines = {
             "config": f"{self.config}, {self.framework}",
             "supernet": self.supernet,
+            "teacher": self.teacher,
             "images": f"{self.images} of {self.of}, {self.data}",
             "taps": ", ".join(self.taps),
             "budgets": ", ".join(budgets),

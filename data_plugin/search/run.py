@@ -21,10 +21,11 @@ from data_plugin.images.batch import ImageBatches, draw_batches
 from data_plugin.images.open import open_images
 from data_plugin.search.comparison import Reduction
 from data_plugin.search.found import Search
+from data_plugin.search.knowledge import Knowledge, comparisons, knowledge_of
 from data_plugin.search.plan import SearchPlan, foresee
 from data_plugin.search.report.folder import PARTIAL, numbered_folder, require_free, write_search
 from data_plugin.search.report.search_report import Images, SearchReport, Winner, pick_front, pick_winner, tabulate
-from data_plugin.search.report.words import supernet_text
+from data_plugin.search.report.words import knowledge_text, supernet_text
 from data_plugin.search.resume import RUN_FILE, PartialSearch, open_partial
 from data_plugin.search.rivals import Beside, Rival, rivals_of
 from data_plugin.search.searcher import Searcher
@@ -185,13 +186,14 @@ def run_search(options: SearchOptions, announce: Callable[[SearchPlan], None] | 
     """
     with joined_ranks():
         prepared = _prepare(options)
+        known = _knowledge(prepared)
         unfinished = from_first(_open(prepared) if rank() == 0 else None)
         assert unfinished is not None
         if announce is not None:
-            plan = _plan(prepared, unfinished.candidates)
+            plan = _plan(prepared, unfinished.candidates, known)
             if rank() == 0:
                 announce(plan)
-        return _run(prepared, unfinished)
+        return _run(prepared, unfinished, known)
 
 
 def plan_search(options: SearchOptions) -> SearchPlan | None:
@@ -208,7 +210,7 @@ def plan_search(options: SearchOptions) -> SearchPlan | None:
     """
     with joined_ranks():
         prepared = _prepare(options)
-        plan = _plan(prepared, prepared.draw())
+        plan = _plan(prepared, prepared.draw(), _knowledge(prepared))
         return plan if rank() == 0 else None
 
 
@@ -305,7 +307,16 @@ def _prepare(options: SearchOptions) -> _Prepared:
     )
 
 
-def _plan(prepared: _Prepared, candidates: Candidates) -> SearchPlan:
+def _knowledge(prepared: _Prepared) -> Knowledge | None:
+    """What the teacher knows of the images, found out by the first process for all."""
+    known = None
+    if rank() == 0 and comparisons(prepared.batches):
+        with progress_over(comparisons(prepared.batches), "crops to see what the teacher knows") as advance:
+            known = knowledge_of(prepared.searcher.supernet.key, prepared.batches, prepared.options.seed, advance)
+    return from_first(known)
+
+
+def _plan(prepared: _Prepared, candidates: Candidates, known: Knowledge | None) -> SearchPlan:
     """What the search is about to do; every process has to call it."""
     options, searcher, batches = prepared.options, prepared.searcher, prepared.batches
     networks = options.strategy.most(candidates, len(prepared.budgets))
@@ -317,6 +328,7 @@ def _plan(prepared: _Prepared, candidates: Candidates) -> SearchPlan:
         framework=prepared.framework.title,
         config=options.config,
         supernet=supernet_text(_supernet(prepared), prepared.supernet.info.training),
+        teacher=knowledge_text(known),
         data=_place(options),
         images=sum(map(len, batches.parts)),
         of=len(batches.source),
@@ -331,13 +343,13 @@ def _plan(prepared: _Prepared, candidates: Candidates) -> SearchPlan:
     )
 
 
-def _run(prepared: _Prepared, unfinished: PartialSearch) -> Search | None:
+def _run(prepared: _Prepared, unfinished: PartialSearch, known: Knowledge | None) -> Search | None:
     """Search, and write the output folder; the search in the first process alone."""
     searcher, batches = prepared.searcher, prepared.batches
     outcome, rivals = _searched(prepared, unfinished)
     if rank() != 0:
         return None
-    report = _report(prepared, outcome, rivals)
+    report = _report(prepared, outcome, rivals, known)
     archs = [winner.arch for winner in report.winners]
     with progress_over(sum(map(len, batches.parts)), "images for the winners' batch norms") as advance:
         networks = searcher.extract(archs, batches, advance)
@@ -363,7 +375,7 @@ def _searched(prepared: _Prepared, unfinished: PartialSearch) -> tuple[Outcome, 
     ]
 
 
-def _report(prepared: _Prepared, outcome: Outcome, rivals: Sequence[Rival]) -> SearchReport:
+def _report(prepared: _Prepared, outcome: Outcome, rivals: Sequence[Rival], known: Knowledge | None) -> SearchReport:
     options, budgets, costs, result = prepared.options, prepared.budgets, prepared.costs, outcome.result
     winners: list[Winner] = []
     for budget in budgets:
@@ -395,6 +407,7 @@ def _report(prepared: _Prepared, outcome: Outcome, rivals: Sequence[Rival]) -> S
         candidates=tabulate(outcome, bounded),
         random=options.strategy.random,
         rivals=rivals,
+        knowledge=known,
         dropped=outcome.dropped,
         run={**_description(prepared), "winner_norm_statistics": "recalibrated on the images of the search"},
     )

@@ -13,6 +13,7 @@ from data_plugin.search.report.words import (
     cost_text,
     decimals,
     images_text,
+    knowledge_text,
     lead_text,
     score_label,
     supernet_text,
@@ -25,8 +26,10 @@ NAMED = 3
 def terminal_report(report: SearchReport) -> str:
     """The winners, how sure they are, what was approximated, on which images and of which supernet, in plain text."""
     images, supernet = f"compared on {images_text(report)}", f"supernet: {supernet_text(report.run['supernet'])}"
+    teacher = f"its teacher: {knowledge_text(report.knowledge)}"
     rivals = ["", *_aligned(beside(report), left=3), ""] if report.rivals else []
-    return "\n".join([*_table(report), *rivals, *_certainty(report), *approximation_texts(report), images, supernet])
+    approximations = approximation_texts(report)
+    return "\n".join([*_table(report), *rivals, *_certainty(report), *approximations, images, supernet, teacher])
 
 
 def _table(report: SearchReport) -> list[str]:

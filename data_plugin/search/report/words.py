@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from data_plugin.search.knowledge import FEWEST, Knowledge
 from data_plugin.search.report.search_report import SearchReport, Winner
 from data_plugin.search.rivals import Rival
 from data_plugin.search.taps import EMBEDDING
@@ -62,6 +63,22 @@ def supernet_text(supernet: Mapping[str, Any], training: Mapping[str, Any] | Non
         False: "; its teacher saw no labels",
     }
     return f"{supernet['path']}, trained with {supernet['method']}{on}{labels.get(supernet.get('saw_labels'), '')}"
+
+
+def knowledge_text(known: Knowledge | None) -> str:
+    """What the supernet's teacher knows of the images of a search, loud where that is little."""
+    if known is None:
+        return f"not checked: below {FEWEST} images nothing can be said"
+    found = f"{100 * known.teacher:.0f} % of comparisons right, random weights {100 * min(known.random):.0f}"
+    if round(100 * max(known.random)) > round(100 * min(known.random)):
+        found += f" to {100 * max(known.random):.0f}"
+    told = f"told {known.images} images apart by crops: {found}"
+    if known.suffices:
+        return told
+    return (
+        f"KNOWS LITTLE MORE OF THESE IMAGES THAN RANDOM WEIGHTS ({told}). Closeness to it is worth nothing, and the "
+        "ranking may be upside down: pre-train the supernet for longer, or on images more like these"
+    )
 
 
 def beside(report: SearchReport) -> list[list[str]]:
