@@ -47,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="what backbones start from",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="every network is trained with each of them")
+    parser.add_argument(
+        "--iterations", type=int, help="length of every training, its schedule in proportion (default: the config's)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with what the output folder holds")
     parser.add_argument(
         "--opts", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="changes of the framework's config"
@@ -66,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         framework=arguments.framework,
         data_root=arguments.data_root,
         options=arguments.opts,
+        iterations=arguments.iterations,
         resume=arguments.resume,
         done=_print_done,
     )

@@ -20,6 +20,7 @@ from data_plugin.utils.errors import UserError
 if TYPE_CHECKING:
     from data_plugin.frameworks.framework import Task
     from data_plugin.search.found import Search
+    from data_plugin.search.run import SearchOptions
     from data_plugin.search.strategies.strategy import Strategy
 
 
@@ -66,6 +67,14 @@ def add_search_arguments(parser: argparse.ArgumentParser, task: Task, example: s
     add_classes_argument(parser, task)
     add_import_argument(parser)
     parser.add_argument("--framework", help=framework_help(task))
+    parser.add_argument(
+        "--finetune",
+        type=_iterations,
+        metavar="N",
+        help="then fine-tune every winner for N iterations, and as much what one would take without a search: a "
+        "random network, those with most FLOPs and parameters, and one of ResNet-50's shape, this one from random "
+        "weights too; --resume goes on with it",
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--samples", type=int, default=100, help="networks drawn per budget (default: %(default)s)")
     which.add_argument("--exhaustive", action="store_true", help="compare every network within a budget")
@@ -163,6 +172,7 @@ def search_and_print(arguments: argparse.Namespace, task: Task, finetune: str) -
         task: what the config's model is for.
         finetune: the tool that fine-tunes a winner, ``finetune_det`` or ``finetune_seg``.
     """
+    from data_plugin.ranking.rivals import require_one_process
     from data_plugin.search.memory import parse_bytes
     from data_plugin.search.run import SearchOptions, plan_search, run_search
     from data_plugin.search.taps import parse_taps
@@ -178,6 +188,8 @@ def search_and_print(arguments: argparse.Namespace, task: Task, finetune: str) -
     if arguments.overwrite and arguments.out is not None:
         inputs = {"supernet": named_supernet(arguments.supernet), "data root": data_root, "images": arguments.images}
         _require_outside(arguments.out, inputs)
+    if arguments.finetune is not None:
+        require_one_process()
     options = SearchOptions(
         config=arguments.config,
         supernet=arguments.supernet,
@@ -210,12 +222,51 @@ def search_and_print(arguments: argparse.Namespace, task: Task, finetune: str) -
         plan = plan_search(options)
         print(plan or "", end="\n" if plan else "")
         return
-    search = run_search(options, lambda plan: print(f"{plan}\n", flush=True))
+    search = _finished(options) if arguments.finetune is not None and arguments.resume else None
     if search is None:
-        return
-    print(search)
-    print(f"\nreport: {search.out / 'report.html'}")
-    _print_finetuning(search, finetune, arguments.imports)
+        search = run_search(options, lambda plan: print(f"{plan}\n", flush=True))
+        if search is None:
+            return
+        print(search)
+        print(f"\nreport: {search.out / 'report.html'}")
+        _print_finetuning(search, finetune, arguments.imports)
+    if arguments.finetune is not None:
+        _finetune(search, arguments.finetune)
+
+
+def _finetune(search: Search, iterations: int) -> None:
+    """Fine-tune winners and rivals, and print the report with what they come to."""
+    from data_plugin.ranking.rivals import FOLDER, finetune_rivals
+
+    print(f"\nfine-tuning winners and rivals for {iterations} iterations each, below {search.out / FOLDER}", flush=True)
+    print(f"\n{finetune_rivals(search, iterations)}\n\nreport: {search.out / 'report.html'}")
+
+
+def _finished(options: SearchOptions) -> Search | None:
+    """The search of the output folder where it is finished and was of the same, so that fine-tuning alone goes on."""
+    from data_plugin.search.found import Search
+
+    out = options.out
+    if out is None or not (out / "search.json").is_file():
+        return None
+    search = Search.read(out)
+    report = search.report
+    budgets = [budget.name for budget in options.budgets]
+    asked = {
+        "config": (report.config, options.config),
+        "supernet": (report.run["supernet"]["path"], str(options.supernet)),
+        "data root": (report.data_root, None if options.data_root is None else str(options.data_root)),
+        "options": (report.run["options"], list(options.options)),
+        "budgets": (report.budgets, budgets or report.budgets),
+        "seed": (report.run["seed"], options.seed),
+    }
+    for name, (before, now) in asked.items():
+        if before != now:
+            raise UserError(
+                f"{out} holds a finished search of other settings: its {name} was {before!r} and is {now!r}; name "
+                "another folder"
+            )
+    return search
 
 
 def _strategy(arguments: argparse.Namespace) -> Strategy:
@@ -267,6 +318,10 @@ def _count_or_all(text: str) -> int | None:
     if text == "all":
         return None
     return _whole(text, least=1, expected="a number of at least 1, or all")
+
+
+def _iterations(text: str) -> int:
+    return _whole(text, least=1, expected="a number of iterations, at least 1")
 
 
 def _rows(text: str) -> int:

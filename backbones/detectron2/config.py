@@ -13,6 +13,7 @@ from detectron2.modeling.roi_heads import Res5ROIHeads
 from data_plugin.backbones.detectron2.datasets import below, image_files, register_classes
 from data_plugin.backbones.detectron2.finetune import finetune
 from data_plugin.backbones.detectron2.images import ModelInputs
+from data_plugin.backbones.detectron2.iterations import set_iterations
 from data_plugin.backbones.detectron2.swap import with_data_resnet
 from data_plugin.backbones.detectron2.voc_classes import find_voc_classes
 from data_plugin.backbones.detectron2.weights import BY_NAME_ENDINGS
@@ -101,9 +102,11 @@ class Detectron2Config(FrameworkConfig):
         """See :meth:`FrameworkConfig.images_of`."""
         return ModelInputs(self.cfg, images.files, images.names)
 
-    def write(self, arch: Arch, weights: Path, path: Path) -> None:
+    def write(self, arch: Arch, weights: Path, path: Path, iterations: int | None = None) -> None:
         """See :meth:`FrameworkConfig.write`."""
         cfg = self.cfg.clone()
+        if iterations is not None:
+            set_iterations(cfg, iterations)
         cfg.MODEL.DATA_RESNET.ARCH = str(arch)
         # detectron2 looks up a relative path from the working directory.
         cfg.MODEL.WEIGHTS = f"{weights.absolute()}{BY_NAME_ENDINGS}"

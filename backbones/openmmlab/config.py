@@ -21,6 +21,7 @@ from data_plugin.backbones.openmmlab.config_file import (
     save_config,
 )
 from data_plugin.backbones.openmmlab.images import Files, Indexed, OpenMMLabImages, inference_pipeline, of_data_sets
+from data_plugin.backbones.openmmlab.iterations import set_iterations
 from data_plugin.backbones.openmmlab.swap import detector, replace_resnet, set_arch, stages_read
 from data_plugin.backbones.openmmlab.training import train_or_evaluate
 from data_plugin.frameworks.framework_config import FrameworkConfig
@@ -135,7 +136,7 @@ class OpenMMLabConfig(FrameworkConfig):
         files = images.files
         return self._preprocessed(Files(files, inference_pipeline(self.cfg), self.scope), files, images.names)
 
-    def write(self, arch: Arch, weights: Path, path: Path) -> None:
+    def write(self, arch: Arch, weights: Path, path: Path, iterations: int | None = None) -> None:
         """Write a self-contained config that trains a network with the framework's own tools.
 
         Args:
@@ -143,8 +144,11 @@ class OpenMMLabConfig(FrameworkConfig):
             weights: its weights in torchvision's names; the config refers to them relative to itself, so that both can
                 be moved together.
             path: the ``.py`` file to write.
+            iterations: see :meth:`FrameworkConfig.write`.
         """
         written = copy.deepcopy(self.cfg)
+        if iterations is not None:
+            set_iterations(written, iterations)
         init_cfg = {"type": "Pretrained", "checkpoint": beside_config(weights)}
         set_arch(detector(written), arch, init_cfg=init_cfg)
         save_config(written, self.scope, path)

@@ -91,9 +91,9 @@ class CheckedConfig(FrameworkConfig):
         """See :meth:`FrameworkConfig.images_of`."""
         return _CheckedImages(self, lambda config: config.images_of(images))
 
-    def write(self, arch: Arch, weights: Path, path: Path) -> None:
+    def write(self, arch: Arch, weights: Path, path: Path, iterations: int | None = None) -> None:
         """See :meth:`FrameworkConfig.write`."""
-        self._config.write(arch, weights, path)
+        self._config.write(arch, weights, path, iterations)
 
     def finetune(
         self,

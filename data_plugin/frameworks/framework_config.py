@@ -80,13 +80,17 @@ class FrameworkConfig(ABC):
         """
 
     @abstractmethod
-    def write(self, arch: Arch, weights: Path, path: Path) -> None:
+    def write(self, arch: Arch, weights: Path, path: Path, iterations: int | None = None) -> None:
         """Write a self-contained config that trains a network as it is; this config stays as it is.
 
         Args:
             arch: the network.
             weights: where its weights will be, in torchvision's names, in the folder of the config.
             path: the file to write.
+            iterations: the training's length, its schedule in proportion; None leaves the config's.
+
+        Raises:
+            UserError: if the length of the config's training cannot be set.
         """
 
     @abstractmethod

@@ -6,19 +6,17 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from data_plugin.backbones.pretrained import PTH_FILE
+from data_plugin.frameworks.finetuned import Finetuned, Training, Weights
 from data_plugin.frameworks.framework import MAIN_METRIC
 from data_plugin.frameworks.registry import find_framework
 from data_plugin.frameworks.run import LAST_CHECKPOINT, METRICS, run_finetune
 from data_plugin.images.batch import draw_batches
 from data_plugin.search.searcher import Searcher
-from data_plugin.space import cost
-from data_plugin.space.arch import Arch
 from data_plugin.supernet.backbone_files import save_backbone
 from data_plugin.supernet.checkpoint import load_supernet
 from data_plugin.supernet.named_networks import named_networks
@@ -32,45 +30,8 @@ from data_plugin.utils.ranks import pick_device
 COMPARISON = "comparison.json"
 """The file in the output folder that holds settings and metrics."""
 
-Weights = Literal["supernet", "random"]
-
 STATISTICS_IMAGES = 64
 """Images that a network's batch norms are calibrated on before its fine-tuning."""
-
-
-@dataclass(frozen=True)
-class Finetuned:
-    """One network, fine-tuned once.
-
-    Args:
-        name: what the user called the network.
-        arch: the network.
-        weights: what its backbone started from.
-        seed: the framework's seed; random weights are drawn with it too.
-        metrics: the framework's metrics in percent.
-    """
-
-    name: str
-    arch: Arch
-    weights: Weights
-    seed: int
-    metrics: Mapping[str, float]
-
-    @cached_property
-    def flops(self) -> int:
-        """Multiply-accumulates of the backbone at 224x224."""
-        return int(cost.flops(self.arch))
-
-    @property
-    def training(self) -> tuple[Arch, Weights, int]:
-        """What the training is known by, whatever the network is called."""
-        return self.arch, self.weights, self.seed
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Finetuned:
-        """A row of ``comparison.json``."""
-        fields = {name: value[name] for name in ("name", "weights", "seed", "metrics")}
-        return cls(arch=Arch.parse(value["arch"]), **fields)
 
 
 @dataclass(frozen=True)
@@ -94,7 +55,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
-        rows = [{**asdict(each), "arch": str(each.arch), "flops": each.flops} for each in self.finetuned]
+        rows = [each.to_json() for each in self.finetuned]
         return {"settings": dict(self.settings), "metric": self.metric, "finetuned": rows}
 
 
@@ -106,11 +67,7 @@ def finetune_alike(
     archs: Sequence[str] = ("smallest", "middle", "largest"),
     weights: Sequence[Weights] = ("supernet", "random"),
     seeds: Sequence[int] = (0,),
-    framework: str | None = None,
-    data_root: Path | None = None,
-    options: Sequence[str] = (),
-    resume: bool = False,
-    done: Callable[[Finetuned], None] = lambda finetuned: None,
+    **options: Any,
 ) -> Comparison:
     """Fine-tune networks of a supernet by one config, each with the supernet's weights and with random ones.
 
@@ -121,9 +78,44 @@ def finetune_alike(
         archs: the networks, see :func:`named_networks`.
         weights: what backbones start from.
         seeds: the framework's seeds; every network is trained with each of them.
+        options: further arguments of :func:`finetune_each`.
+
+    Raises:
+        UserError: if anything that was given does not fit, such as an ``out`` of another comparison.
+    """
+    space = load_supernet(supernet).info.space
+    networks = {name: named_networks([name], space)[0] for name in archs}
+    wanted = itertools.product(seeds, networks.items(), weights)
+    trainings = [Training(name, arch, start, seed) for seed, (name, arch), start in wanted]
+    return finetune_each(supernet, config, out, trainings, **options)
+
+
+def finetune_each(
+    supernet: str | os.PathLike[str],
+    config: str,
+    out: str | Path,
+    trainings: Sequence[Training],
+    *,
+    framework: str | None = None,
+    data_root: Path | None = None,
+    classes: Sequence[str] | None = None,
+    options: Sequence[str] = (),
+    iterations: int | None = None,
+    resume: bool = False,
+    done: Callable[[Finetuned], None] = lambda finetuned: None,
+) -> Comparison:
+    """Fine-tune networks of a supernet by one config.
+
+    Args:
+        supernet: the supernet's file, or "shipped" for the one that comes with the package.
+        config: config name or path of a detector or segmenter.
+        out: output folder: a folder for each training, and ``comparison.json``.
+        trainings: what is trained; a network that comes twice with the same weights and seed is trained once.
         framework: the framework; None picks one, see :func:`find_framework`.
         data_root: folder of the data sets; None leaves the config's.
+        classes: the classes of objects; None leaves them to the config and the annotations.
         options: ``KEY=VALUE`` changes of the config.
+        iterations: length of every training, its schedule in proportion; None leaves the config's.
         resume: go on with what an earlier call left in ``out``; its other networks stay in ``comparison.json``.
         done: called with every training that is done, an earlier call's too.
 
@@ -132,16 +124,17 @@ def finetune_alike(
     """
     out = Path(out)
     loaded = load_supernet(supernet)
-    networks = dict(zip(archs, (named_networks([name], loaded.info.space)[0] for name in archs), strict=True))
     chosen = find_framework(framework, config, None)
-    opened = chosen.open(config, options, data_root)
+    opened = chosen.open(config, options, data_root, classes)
     loaded.info.input_format.require(opened.input_format, f"the config {config}, by its {chosen.input_keys},")
     settings = {
         "supernet": {"name": Path(supernet).name, "sha256": file_hash(named_supernet(supernet))},
         "config": config,
         "framework": chosen.name,
         "data_root": None if data_root is None else str(data_root),
+        "classes": None if classes is None else list(classes),
         "options": list(options),
+        "iterations": iterations,
         "versions": installed_versions([*chosen.distributions, "torch"]),
     }
     images = opened.images()  # before anything is written, since they may be missing
@@ -149,28 +142,30 @@ def finetune_alike(
     batches = draw_batches(images, STATISTICS_IMAGES if len(images) > STATISTICS_IMAGES else None, 16, seed=0)
     searcher = Searcher(loaded.at(pick_device("auto"), **opened.resolution.options()), opened.taps)
 
-    def train(arch: Arch, start: Weights, seed: int, folder: Path) -> None:
-        save_backbone(folder, random_start(arch, seed) if start == "random" else searcher.extract([arch], batches)[0])
+    def train(training: Training, folder: Path) -> None:
+        arch = training.arch
+        random = training.weights == "random"
+        save_backbone(folder, random_start(arch, training.seed) if random else searcher.extract([arch], batches)[0])
         path = folder / chosen.configs.file_name(config)
-        opened.write(arch, (folder / PTH_FILE).resolve(), path)
+        opened.write(arch, (folder / PTH_FILE).resolve(), path, iterations)
         run_finetune(
             str(path),
             folder,
             chosen.task,
             framework=chosen.name,
             data_root=data_root,
-            options=[f"{chosen.seed_key}={seed}"],
+            options=[f"{chosen.seed_key}={training.seed}"],
             resume=(folder / LAST_CHECKPOINT).is_file(),
         )
 
     comparison = Comparison(settings, MAIN_METRIC[chosen.task], [])
     earlier = _finetuned(out)
-    for seed, (name, arch), start in itertools.product(seeds, networks.items(), weights):
-        folder = out / str(arch) / start / f"seed_{seed}"
+    for training in trainings:
+        folder = out / str(training.arch) / training.weights / f"seed_{training.seed}"
         if not (folder / METRICS).is_file():
-            train(arch, start, seed, folder)
+            train(training, folder)
         metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-        comparison.finetuned.append(Finetuned(name, arch, start, seed, metrics))
+        comparison.finetuned.append(Finetuned(**vars(training), metrics=metrics))
         trained = {each.training for each in comparison.finetuned}
         others = [each for each in earlier if each.training not in trained]
         _write(out, replace(comparison, finetuned=[*others, *comparison.finetuned]))

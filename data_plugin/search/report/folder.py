@@ -15,6 +15,7 @@ from data_plugin.search.report.html import html_report
 from data_plugin.search.report.search_report import Candidates, SearchReport, Winner
 from data_plugin.supernet.backbone_files import save_backbone
 from data_plugin.utils.errors import UserError
+from data_plugin.utils.files import write_whole
 
 PARTIAL = "partial"
 """Folder of an unfinished search in its output folder."""
@@ -93,9 +94,8 @@ def write_search(
             folder = partial / winner.folder
             save_backbone(folder, network)
             write_configs(winner, folder)
-        (partial / "search.json").write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+        write_report(partial, report)
         write_csv(partial / "search.csv", report.candidates)
-        (partial / "report.html").write_text(html_report(report), encoding="utf-8")
         # A folder that is deleted file by file would, if killed, leave a part of a search that looks like one.
         if out.exists():
             out.rename(replaced)
@@ -103,6 +103,18 @@ def write_search(
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_report(out: Path, report: SearchReport) -> None:
+    """Write ``search.json`` and ``report.html``, each whole or not at all.
+
+    Args:
+        out: the folder of the search.
+        report: the report.
+    """
+    contents = json.dumps(report.to_json(), indent=1) + "\n"
+    for name, text in (("search.json", contents), ("report.html", html_report(report))):
+        write_whole(out / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
 
 
 def write_csv(path: Path, candidates: Candidates) -> None:

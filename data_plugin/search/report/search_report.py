@@ -13,6 +13,7 @@ import numpy as np
 
 from data_plugin.search.certainty import CONFIDENCE, surely_behind
 from data_plugin.search.knowledge import Knowledge
+from data_plugin.search.report.finetuning import Finetuning
 from data_plugin.search.result import SearchResult
 from data_plugin.search.rivals import Rival
 from data_plugin.search.strategies.strategy import Outcome
@@ -217,6 +218,7 @@ class SearchReport:
         random: whether they are a random draw, or all, of the networks within each budget.
         rivals: per budget, what one would take without a search.
         knowledge: what the teacher knows of the images; None where they were too few to say.
+        finetuning: what winners and rivals came to in the framework; None before they were fine-tuned.
         dropped: networks that a strategy dropped before, with the images that they saw and their score on these.
         run: everything else that was run (supernet, options, seed, versions), JSON values.
     """
@@ -240,6 +242,7 @@ class SearchReport:
     random: bool = False
     rivals: Sequence[Rival] = ()
     knowledge: Knowledge | None = None
+    finetuning: Finetuning | None = None
     dropped: Mapping[Arch, tuple[int, float]] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
 
@@ -248,7 +251,7 @@ class SearchReport:
         own = {
             name: value
             for name, value in vars(self).items()
-            if name not in ("winners", "candidates", "rivals", "knowledge", "dropped", "images", "run")
+            if name not in ("winners", "candidates", "rivals", "knowledge", "finetuning", "dropped", "images", "run")
         }
         dropped = [
             {"arch": str(arch), "images": images, "score": score} for arch, (images, score) in self.dropped.items()
@@ -260,6 +263,7 @@ class SearchReport:
             "images": vars(self.images),
             "knowledge": None if self.knowledge is None else self.knowledge.to_json(),
             "winners": [winner.to_json() for winner in self.winners],
+            "finetuning": None if self.finetuning is None else self.finetuning.to_json(),
             "rivals": [rival.to_json() for rival in self.rivals],
             "dropped": dropped,
             "candidates": list(self.candidates.rows()),
@@ -269,13 +273,14 @@ class SearchReport:
     def from_json(cls, value: Mapping[str, Any]) -> SearchReport:
         """What :meth:`to_json` gave."""
         values = {name: entry for name, entry in value.items() if name != "format"}
-        size, known = values["input_size"], values.get("knowledge")
+        size, known, tuned = values["input_size"], values.get("knowledge"), values.get("finetuning")
         return cls(
             **{
                 **values,
                 "input_size": None if size is None else (size[0], size[1]),
                 "images": Images(**value["images"]),
                 "knowledge": None if known is None else Knowledge.from_json(known),
+                "finetuning": None if tuned is None else Finetuning.from_json(tuned),
                 "winners": [Winner.from_json(each) for each in value["winners"]],
                 "rivals": [Rival.from_json(each) for each in value["rivals"]],
                 "dropped": {Arch.parse(row["arch"]): (row["images"], row["score"]) for row in value["dropped"]},

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from data_plugin.frameworks.finetuned import Weights
 from data_plugin.search.knowledge import FEWEST, Knowledge
+from data_plugin.search.report.finetuning import RANDOM, WINNER
 from data_plugin.search.report.search_report import SearchReport, Winner
-from data_plugin.search.rivals import Rival
+from data_plugin.search.rivals import RESNET50, Rival
 from data_plugin.search.taps import EMBEDDING
 
 COSTS = {
@@ -86,21 +88,42 @@ def beside(report: SearchReport) -> list[list[str]]:
     if not report.rivals:
         return []
     rows = [["budget", "network", "architecture", cost_label("flops"), cost_label("params"), score_label(report)]]
-    rows[0].append("way to the teacher")
+    rows[0] += ["way to the teacher", *_finetuned_label(report)]
     for budget in report.budgets:
         closest = min((each for each in report.winners if each.budget == budget), key=lambda each: each.score)
-        networks: list[tuple[str, Winner | Rival]] = [("winner", closest)]
+        networks: list[tuple[str, Winner | Rival]] = [(WINNER, closest)]
         networks += [(rival.name, rival) for rival in report.rivals if rival.budget == budget]
         for name, network in networks:
-            costs = cost_text("flops", network.flops), cost_text("params", network.params)
             standing = decimals(network.score), way_text(report, network.score)
-            rows.append([budget, name, str(network.arch), *costs, *standing])
+            rows.append([budget, name, *_costs(network), *standing, *_finetuned(report, budget, name)])
         scores = report.scores_within(budget)
         if report.random and len(scores) > 1:
             mean, low, high = (way_text(report, score) for score in (scores.mean(), scores.max(), scores.min()))
-            name = f"a random one (of {len(scores)})"
-            rows.append([budget, name, "", "", "", decimals(float(scores.mean())), f"{mean} ({low} to {high})"])
+            row = [budget, f"{RANDOM} (of {len(scores)})", "", "", "", decimals(float(scores.mean()))]
+            rows.append([*row, f"{mean} ({low} to {high})", *_finetuned(report, budget, RANDOM)])
+        untrained = next((each for name, each in networks if name == RESNET50), None)
+        if untrained is not None and report.finetuning is not None:
+            row = [budget, f"{RESNET50}, random weights", *_costs(untrained), "", ""]
+            rows.append([*row, *_finetuned(report, budget, RESNET50, "random")])
     return rows
+
+
+def _costs(network: Winner | Rival) -> tuple[str, str, str]:
+    return str(network.arch), cost_text("flops", network.flops), cost_text("params", network.params)
+
+
+def _finetuned_label(report: SearchReport) -> list[str]:
+    """The heading of what networks came to in the framework, where they were fine-tuned."""
+    tuned = report.finetuning
+    return [] if tuned is None else [f"{tuned.metric} after {tuned.iterations} iterations"]
+
+
+def _finetuned(report: SearchReport, budget: str, name: str, weights: Weights = "supernet") -> list[str]:
+    """What a network came to, in the column of :func:`_finetuned_label`."""
+    if report.finetuning is None:
+        return []
+    value = report.finetuning.value(budget, name, weights)
+    return ["" if value is None else f"{value:.1f}"]
 
 
 def way_text(report: SearchReport, score: float) -> str:

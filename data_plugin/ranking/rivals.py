@@ -1,0 +1,111 @@
+"""The winners of a search and what one would take without it, fine-tuned alike."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from data_plugin.frameworks.finetuned import Finetuned, Training
+from data_plugin.ranking.run import finetune_each
+from data_plugin.search.found import Search
+from data_plugin.search.report.finetuning import RANDOM, WINNER, Finetuning
+from data_plugin.search.report.folder import write_report
+from data_plugin.search.report.search_report import SearchReport
+from data_plugin.search.rivals import RESNET50
+from data_plugin.supernet.named_supernet import named_supernet
+from data_plugin.utils.errors import UserError
+from data_plugin.utils.provenance import file_hash
+from data_plugin.utils.ranks import launched_ranks
+
+FOLDER = "finetuned"
+"""Where the trainings are, below a search's output folder."""
+
+
+def finetune_rivals(
+    search: Search, iterations: int, done: Callable[[Finetuned], None] = lambda finetuned: None
+) -> Search:
+    """Fine-tune the winner of every budget and its rivals, and add what they come to to the search's report.
+
+    All start from the supernet; the network of ResNet-50's shape starts from random weights, too. Goes on with what an
+    earlier call of the same length has left.
+
+    Args:
+        search: a finished search.
+        iterations: length of every training, at least 1.
+        done: called with every training that is done.
+
+    Returns:
+        The search with the new report.
+
+    Raises:
+        UserError: if the supernet is not the one that was searched, or the config cannot be trained, see
+            :func:`finetune_each`; what is finished stays.
+    """
+    require_one_process()
+    report, run = search.report, search.report.run
+    supernet = run["supernet"]["path"]
+    if file_hash(named_supernet(supernet)) != run["supernet"]["sha256"]:
+        raise UserError(f"{supernet} is no longer the supernet that {search.out} has searched; put that one back")
+    wanted = {budget: trainings_of(report, budget) for budget in report.budgets}
+    out = search.out / FOLDER
+    comparison = finetune_each(
+        supernet,
+        report.config,
+        out,
+        [training for each in wanted.values() for training in each],
+        framework=report.framework,
+        data_root=None if report.data_root is None else Path(report.data_root),
+        classes=run["classes"],
+        options=run["options"],
+        iterations=iterations,
+        resume=out.is_dir(),
+        done=done,
+    )
+    metrics = {each.training: each.metrics for each in comparison.finetuned}
+    networks = {
+        budget: [Finetuned(**vars(each), metrics=metrics[each.arch, each.weights, each.seed]) for each in trainings]
+        for budget, trainings in wanted.items()
+    }
+    found = dataclasses.replace(report, finetuning=Finetuning(comparison.metric, iterations, networks))
+    write_report(search.out, found)
+    return Search(search.out, found)
+
+
+def require_one_process() -> None:
+    """Check that there are no several processes, in which one training after the other would have to begin anew.
+
+    Raises:
+        UserError: if there are.
+    """
+    if launched_ranks() != (1, 1):
+        raise UserError(
+            "winners and rivals are fine-tuned by one process; search without --finetune here, then go on without "
+            "torchrun, with --resume and --finetune"
+        )
+
+
+def trainings_of(report: SearchReport, budget: str) -> list[Training]:
+    """What is fine-tuned of a budget: its closest network, its rivals and, of a random draw, one of the candidates.
+
+    Args:
+        report: the search's.
+        budget: the budget's name.
+    """
+    seed = report.run["seed"]
+    closest = min((each for each in report.winners if each.budget == budget), key=lambda each: each.score)
+    rivals = [rival for rival in report.rivals if rival.budget == budget]
+    trainings = [Training(WINNER, closest.arch, "supernet", seed)]
+    trainings += [Training(rival.name, rival.arch, "supernet", seed) for rival in rivals]
+    if report.random:
+        within = sorted(
+            arch
+            for arch, budgets in zip(report.candidates.archs, report.candidates.budgets, strict=True)
+            if budget in budgets
+        )
+        drawn = within[np.random.default_rng(seed).integers(len(within))]
+        trainings.append(Training(RANDOM, drawn, "supernet", seed))
+    trainings += [Training(rival.name, rival.arch, "random", seed) for rival in rivals if rival.name == RESNET50]
+    return trainings
