@@ -274,13 +274,13 @@ def _prepare(options: SearchOptions) -> _Prepared:
     source = config.images() if own is None else config.images_of(own)
     batches = draw_batches(source, options.image_count, options.batch_size, options.seed)
     device = pick_device(options.device)
-    resolution = config.resolution.options()
+    resolution = config.resolution
     size = partial(_measured_size, options, batches)
-    measured = MeasuredCosts(supernet.info.space, size, device, **resolution)
+    measured = MeasuredCosts(supernet.info.space, size, device, resolution)
     measured.prepare({quantity for budget in budgets for quantity in budget.quantities})
     costs = {**_closed_costs(options), "latency": measured.latency, "memory": measured.memory}
     searcher = Searcher(
-        supernet.at(device, **resolution),
+        supernet.at(device, **resolution.options()),
         taps,
         reduction=options.reduction,
         norm=options.norm,
