@@ -13,6 +13,7 @@ from data_plugin.search.report.words import (
     cost_text,
     decimals,
     images_text,
+    latency_text,
     lead_text,
     score_label,
     supernet_text,
@@ -26,7 +27,9 @@ def terminal_report(report: SearchReport) -> str:
     """The winners, how sure they are, what was approximated, on which images and of which supernet, in plain text."""
     images, supernet = f"compared on {images_text(report)}", f"supernet: {supernet_text(report.run['supernet'])}"
     rivals = ["", *_aligned(beside(report), left=3), ""] if report.rivals else []
-    return "\n".join([*_table(report), *rivals, *_certainty(report), *approximation_texts(report), images, supernet])
+    latency = [text for text in (latency_text(report),) if text]
+    texts = [*_certainty(report), *latency, *approximation_texts(report), images, supernet]
+    return "\n".join([*_table(report), *rivals, *texts])
 
 
 def _table(report: SearchReport) -> list[str]:
