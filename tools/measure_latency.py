@@ -10,6 +10,9 @@ from pathlib import Path
 from data_plugin.tools.exit_codes import user_errors_exit_2
 from data_plugin.tools.number_arguments import size, whole
 
+TOLERATED = 0.1
+"""How far a composed latency may be off without a remark, relative to the whole network's."""
+
 
 @user_errors_exit_2
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--runtime",
         choices=("torch", "onnxruntime", "tensorrt"),
         default="torch",
-        help="what runs the networks (default: %(default)s); a table of tensorrt is written by hand, see docs/search.md",
+        help="what runs the networks (default: %(default)s); one of tensorrt is written by hand, see docs/search.md",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
     parser.add_argument("--threads", type=_count, help="threads on a CPU (default: PyTorch's, one a core)")
@@ -41,11 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--check",
-        type=_checked,
+        type=_whole,
         default=10,
-        help="more networks, which the model is held against (default: %(default)s)",
+        help="more networks, to hold the model against (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=_checked, default=0, help="seed of the networks (default: %(default)s)")
+    parser.add_argument("--seed", type=_whole, default=0, help="seed of the networks (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     arguments = parser.parse_args(argv)
 
@@ -74,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     latencies = [1e3 * seconds for seconds in table.networks.values()]
     print(f"{len(latencies)} networks of {min(latencies):.3g} to {max(latencies):.3g} ms on {table.place}")
     print(f"latency composed of blocks: {table.accuracy}")
+    if len(table.errors) and abs(table.errors).max() > TOLERATED:
+        print(f"a network is off by more than {TOLERATED:.0%}: measure again while the device does nothing else")
     print(f"table: {arguments.out}")
     return 0
 
@@ -82,7 +87,7 @@ def _count(text: str) -> int:
     return whole(text, 1, "a number of at least 1")
 
 
-def _checked(text: str) -> int:
+def _whole(text: str) -> int:
     return whole(text, 0, "a number of at least 0")
 
 

@@ -76,7 +76,8 @@ def blocks_of(space: SearchSpace, input_size: tuple[int, int], strides: Sequence
         stride = strides[stage]
         blocks += [Block("first", stage, channels, w, size, stride) for channels in incoming for w in widths]
         size = smaller(size, stride)
-        blocks += [Block("later", stage, EXPANSION * width, width, size, 1) for width in widths]
+        if space.depth[stage][-1] > 1:
+            blocks += [Block("later", stage, EXPANSION * width, width, size, 1) for width in widths]
         incoming = tuple(EXPANSION * width for width in widths)
     return blocks
 

@@ -12,10 +12,10 @@ from data_plugin.space.arch import Arch
 from data_plugin.space.blocks import Block, block_counts, blocks_of
 from data_plugin.space.search_space import SearchSpace
 
-MEASURED = 60
+MEASURED = 100
 """Networks that are measured whole, at the least; more made no difference beyond that of measuring again."""
 
-STIFFNESS = 0.25
+STIFFNESS = 0.1
 """How much a block that costs twice the general rule weighs, against a network that is off by its whole latency."""
 
 

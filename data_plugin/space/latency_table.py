@@ -161,7 +161,7 @@ def _from_json(value: Mapping[str, Any]) -> LatencyTable:
         resolution=Resolution(
             _four(value["strides"], "strides"),
             _four(value["dilations"], "dilations"),
-            value["contract_dilation"] is True,
+            value.get("contract_dilation", False) is True,
         ),
         device=str(value["device"]),
         runtime=str(value["runtime"]),

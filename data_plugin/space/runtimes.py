@@ -82,8 +82,8 @@ def find_runtime(name: str) -> Runtime:
     """
     if name not in RUNTIMES:
         raise UserError(
-            f"{name} is not measured by this tool; expected {' or '.join(RUNTIMES)}, or time the networks in {name} and "
-            "write the table yourself, as docs/search.md shows under 'Latency of another device'"
+            f"{name} is not measured by this tool; expected {' or '.join(RUNTIMES)}, or time the networks in {name} "
+            "and write the table yourself, as docs/search.md shows under 'Latency of another device'"
         )
     if name == "onnxruntime":
         require_installed(("onnx", "onnxruntime"), extra="onnxruntime")

@@ -15,9 +15,9 @@ def rows(archs: list[Arch]) -> np.ndarray:
 
 
 def truth(generator: np.random.Generator, space: SearchSpace) -> np.ndarray:
-    """Seconds of every network of a device on which blocks of as many multiply-accumulates cost up to twice as much."""
+    """Seconds of every network where blocks of as many multiply-accumulates differ by up to a half."""
     blocks = blocks_of(space, (64, 96))
-    costs = np.array([1e-4 + 1e-9 * block.macs for block in blocks]) * generator.uniform(1, 2, len(blocks))
+    costs = np.array([1e-4 + 1e-9 * block.macs for block in blocks]) * generator.uniform(1, 1.5, len(blocks))
     return block_counts(blocks, space.table) @ costs
 
 
@@ -31,7 +31,7 @@ def test_few_networks_tell_the_latency_of_all(space):
     off = np.abs(model.latency(space.table) / seconds - 1)
     assert len(known) < 0.02 * len(space)
     assert off.max() < 0.1
-    assert np.median(off) < 0.02
+    assert np.median(off) < 0.01
     assert (model.seconds >= 0).all()
 
 

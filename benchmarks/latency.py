@@ -1,0 +1,83 @@
+"""How close is a latency composed of blocks to that of the whole network?
+
+The same random networks are predicted in two ways, in one run: as before, by the sum over blocks that were each timed
+alone, in a loop; and by what `data-measure-latency` fits to whole networks, none of which is among those. Each of the
+three is measured in as many rounds, one after the other, and the median over the rounds is taken. Printed are the
+median, the 95th percentile and the maximum of the relative error over the networks, and how many times smaller the new
+one is; beside them how far a second measurement of the same networks is from the first, which no prediction can beat.
+
+    python benchmarks/latency.py --space micro
+
+On a machine that does other work too, `--clock cpu` reads the time that the computing thread had, instead of the time
+that went by. It is for `--threads 1` on a CPU alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from functools import partial
+
+import numpy as np
+import torch
+
+from data_plugin.space.blocks import block_counts, blocks_of
+from data_plugin.space.latency_model import MEASURED, fit_latency, networks_to_measure
+from data_plugin.space.measured_cost import measure_blocks
+from data_plugin.space.named_space import read_space
+from data_plugin.space.runtimes import RUNTIMES
+from data_plugin.space.whole_cost import whole_costs
+from data_plugin.utils.provenance import device_name
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
+
+
+def line(name: str, errors: np.ndarray) -> str:
+    median, most, worst = np.quantile(np.abs(errors), (0.5, 0.95, 1))
+    return f"{name:<28} median {median:6.1%}   95 % {most:6.1%}   max {worst:6.1%}   mean sign {errors.mean():+.1%}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", default="micro")
+    parser.add_argument("--size", type=int, default=224, help="height and width of the image in pixels")
+    parser.add_argument("--networks", type=int, default=40, help="networks that are predicted")
+    parser.add_argument("--rounds", type=int, default=3, help="at least 2")
+    parser.add_argument("--runtime", choices=RUNTIMES, default="torch")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    space, device, size = read_space(arguments.space), torch.device("cpu"), (arguments.size, arguments.size)
+    measure = partial(RUNTIMES[arguments.runtime], clock=CLOCKS[arguments.clock])
+    blocks = blocks_of(space, size)
+    archs = networks_to_measure(space, MEASURED + arguments.networks)
+    fitted = len(networks_to_measure(space))
+    table = np.array([arch.row for arch in archs])
+    alone, whole = [], []
+    for _ in range(arguments.rounds):
+        alone.append(measure_blocks(blocks, device, measure))
+        whole.append(whole_costs(archs, size, device, measure))
+    first, seconds = whole[0], np.median(whole, axis=0)
+    unseen, known = slice(fitted, None), slice(0, fitted)
+    before = block_counts(blocks, table[unseen]) @ np.median(alone, axis=0) / seconds[unseen] - 1
+    model = fit_latency(blocks, table[known], seconds[known])
+    now = model.latency(table[unseen]) / seconds[unseen] - 1
+    once = fit_latency(blocks, table[known], first[known]).latency(table[unseen]) / seconds[unseen] - 1
+    print(
+        f"{len(now)} networks of {arguments.space}, {arguments.size} pixels, {1e3 * seconds[unseen].min():.1f} to "
+        f"{1e3 * seconds[unseen].max():.1f} ms, {device_name(device)}, {arguments.threads} thread(s), "
+        f"{arguments.runtime}, {arguments.clock} time, {arguments.rounds} rounds"
+    )
+    print(line("blocks alone, as before", before))
+    print(line(f"fitted to {fitted} whole networks", now))
+    print(line("the same, of one round", once))
+    print(line("measured again", whole[1][unseen] / first[unseen] - 1))
+    print(
+        f"before against now: median {np.median(np.abs(before)) / np.median(np.abs(now)):.1f} times, "
+        f"max {np.abs(before).max() / np.abs(now).max():.1f} times"
+    )
+
+
+if __name__ == "__main__":
+    main()
