@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import torch
 
@@ -14,7 +16,10 @@ from data_plugin.space.runtimes import find_runtime
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.space.whole_cost import whole_costs
 from data_plugin.utils.progress import progress_over
-from data_plugin.utils.provenance import device_name, installed_versions
+from data_plugin.utils.provenance import device_name
+
+ROUNDS = 3
+"""How often all networks are measured; the median counts, so that one disturbance spoils no network."""
 
 CHECKED = 10
 """Networks that the model is held against, where nothing else is said."""
@@ -47,18 +52,16 @@ def measure_latency(
     resolution = resolution or Resolution()
     fitted = networks_to_measure(space, seed=seed)
     archs = [*fitted, *_others(space, fitted, check, seed)]
-    # In random order, so that a device that slows down slows no part of the space alone.
-    order = np.random.default_rng(seed).permutation(len(archs))
-    with progress_over(len(archs), "networks") as advance:
-        shuffled = [archs[index] for index in order]
-        seconds = whole_costs(shuffled, input_size, device, measure, advance, **resolution.options())
-    found = dict(zip(shuffled, seconds.tolist(), strict=True))
+    options = resolution.options()
+    with progress_over(ROUNDS * len(archs), "measurements") as advance:
+        rounds = [whole_costs(archs, input_size, device, measure, advance, **options) for _ in range(ROUNDS)]
+    found = dict(zip(archs, np.median(rounds, axis=0).tolist(), strict=True))
     return LatencyTable(
         space=space,
         input_size=input_size,
         resolution=resolution,
         device=device_name(device),
-        runtime=f"{runtime} {installed_versions([runtime])[runtime]}",
+        runtime=f"{runtime} {importlib.import_module(runtime).__version__}",
         threads=torch.get_num_threads() if device.type == "cpu" else None,
         networks={arch: found[arch] for arch in fitted},
         check={arch: found[arch] for arch in archs[len(fitted) :]},

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from samples import SPACE
+from samples import SPACE, latency_table
 
 from data_plugin import SearchSpace, UserError
 from data_plugin.space import cost, measure_latency, runtimes
@@ -19,18 +19,10 @@ CPU = torch.device("cpu")
 SMALL = SearchSpace((4,), ((4,), (8,), (8,), (16, 24)), ((1,), (1, 2), (1, 2), (1, 2)))
 
 
-def table_of(space: SearchSpace = SPACE, size: tuple[int, int] = (64, 64)) -> LatencyTable:
-    """A device that does a million multiply-accumulates a millisecond."""
-    *networks, first, second = networks_to_measure(space)
-    seconds = {arch: 1e-9 * cost.flops(arch, size) for arch in [*networks, first, second]}
-    check = {arch: seconds.pop(arch) for arch in (first, second)}
-    return LatencyTable(space, size, Resolution(), "a board", "a runtime 1.0", None, seconds, check)
-
-
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "table.json"
-    table_of().write(path)
+    latency_table().write(path)
     return path
 
 
@@ -40,7 +32,7 @@ def changed(path: Path, **entries) -> Path:
 
 
 def test_what_is_written_is_read_again_and_gives_every_latency(file):
-    written, read = table_of(), LatencyTable.read(file)
+    written, read = latency_table(), LatencyTable.read(file)
     assert read.networks == pytest.approx(written.networks)
     assert replace(read, networks=written.networks, check=written.check) == written
     expected = 1e-9 * cost.flops(SPACE.table, (64, 64))
@@ -112,7 +104,7 @@ def test_a_file_that_is_no_table_is_refused(file, tmp_path):
 
 
 def test_a_table_of_other_networks_is_refused():
-    table = table_of()
+    table = latency_table()
     table.require(SPACE, Resolution(), None)
     table.require(SPACE, Resolution(), (64, 64))
     with pytest.raises(UserError, match="expected that of the supernet"):
