@@ -171,8 +171,8 @@ def _from_json(value: Mapping[str, Any]) -> LatencyTable:
         made_by=value.get("made_by"),
     )
     blocks = blocks_of(space, table.input_size, table.resolution.strides)
-    present = block_counts(blocks, _rows(table.networks)).any(0)
-    missing = [block for block, found in zip(blocks, present, strict=True) if not found]
+    found = block_counts(blocks, _rows(table.networks)).sum(axis=0)
+    missing = [blocks[index] for index in np.flatnonzero(found == 0)]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(

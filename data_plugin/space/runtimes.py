@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -102,9 +103,9 @@ def _median(call: Callable[[], object], clock: Clock) -> float:
 
 def _onnx(module: nn.Module, images: Tensor) -> bytes:
     """The module for inputs of this size."""
-    file = io.BytesIO()
-    with warnings.catch_warnings():
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
         # The exporter by tracing is called old, but the new one takes seconds a network.
         warnings.simplefilter("ignore")
-        torch.onnx.export(module, (images,), file, dynamo=False)
-    return file.getvalue()
+        path = Path(folder) / "network.onnx"
+        torch.onnx.export(module, (images,), path, dynamo=False)
+        return path.read_bytes()
