@@ -13,7 +13,7 @@ from data_plugin.space.blocks import Block, block_counts, blocks_of
 from data_plugin.space.search_space import SearchSpace
 
 MEASURED = 100
-"""Networks that are measured whole, at the least; more made no difference beyond that of measuring again."""
+"""Networks that are measured whole, at the least; by more the fit is hardly closer."""
 
 STIFFNESS = 0.1
 """How much a block that costs twice the general rule weighs, against a network that is off by its whole latency."""
@@ -39,10 +39,9 @@ class LatencyModel:
 def fit_latency(blocks: Sequence[Block], table: np.ndarray, seconds: np.ndarray) -> LatencyModel:
     """What every block adds to a network, so that the sums come close to measured networks, in relative terms.
 
-    A block that is timed alone, over and over, finds its weights and its input in the cache and its memory at hand,
-    and is up to a third faster than within a network. Here every block is charged with what it costs there. First all
-    blocks follow one rule, so much for each and so much for its multiply-accumulates; then each leaves it as far as
-    the networks ask for.
+    A block that is timed alone, over and over, finds its weights and its input in the cache, and is faster than within
+    a network. Here every block is charged with what it costs there. First all blocks follow one rule, so much for each
+    and so much for its multiply-accumulates; then each leaves it as far as the networks ask for.
 
     Args:
         blocks: all blocks of the space.
