@@ -171,3 +171,9 @@ def test_onnxruntime_runs_the_same_network():
     (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(found), network(images)[0], rtol=1e-3, atol=1e-4)
+
+
+def test_onnxruntime_is_measured_on_the_cpu_alone():
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(UserError, match="not on meta; expected --device cpu"):
+        runtimes.onnxruntime_latency(torch.nn.Identity(), torch.empty(1, 3, 8, 8, device="meta"))
