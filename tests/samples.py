@@ -15,6 +15,10 @@ from data_plugin.backbones import DynamicResNet
 from data_plugin.images.batch import ImageBatches, ImageSource, LoadedImage
 from data_plugin.images.drawn_voc import CLASSES as DRAWN_CLASSES
 from data_plugin.images.input_format import InputFormat
+from data_plugin.space import cost
+from data_plugin.space.latency_model import networks_to_measure
+from data_plugin.space.latency_table import LatencyTable
+from data_plugin.space.resolution import Resolution
 from data_plugin.supernet.checkpoint import Supernet, SupernetInfo, save_supernet
 
 SPACE = SearchSpace(
@@ -36,6 +40,22 @@ class RandomImages(ImageSource):
 
     def __getitem__(self, index: int) -> LoadedImage:
         return self.images[index]
+
+
+class FailingImages(RandomImages):
+    """Random images of which one cannot be had once ``after`` others have been read; what was read is in ``read``."""
+
+    def __init__(self, count: int, after: int, error: type[BaseException] = KeyboardInterrupt) -> None:
+        super().__init__([(64, 64)] * count)
+        self.after = after
+        self.error = error
+        self.read: list[int] = []
+
+    def __getitem__(self, index: int) -> LoadedImage:
+        if len(self.read) == self.after:
+            raise self.error
+        self.read.append(index)
+        return super().__getitem__(index)
 
 
 def random_batches(*groups: Sequence[Size], seed: int = 1) -> ImageBatches:
@@ -67,6 +87,13 @@ def random_supernet_file(path: Path, space: SearchSpace = SPACE, input_format: I
     """The file of a supernet of random weights."""
     save_supernet(path, random_supernet(space, input_format))
     return path
+
+
+def latency_table(space: SearchSpace = SPACE, size: Size = (64, 64)) -> LatencyTable:
+    """The table of a device that does a million multiply-accumulates a millisecond."""
+    seconds = {arch: 1e-9 * cost.flops(arch, size) for arch in networks_to_measure(space)}
+    check = {arch: seconds.pop(arch) for arch in list(seconds)[:2]}
+    return LatencyTable(space, size, Resolution(), "a board", "a runtime 1.0", None, seconds, check)
 
 
 def used(network: nn.Module) -> nn.Module:

@@ -15,6 +15,7 @@ from data_plugin.tools.data_root_argument import add_data_root_argument
 from data_plugin.tools.demo_data import demo_data
 from data_plugin.tools.framework_help import framework_help
 from data_plugin.tools.import_argument import add_import_argument, import_modules
+from data_plugin.tools.number_arguments import size, whole
 from data_plugin.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,10 +54,17 @@ def add_search_arguments(parser: argparse.ArgumentParser, task: Task, example: s
     )
     parser.add_argument(
         "--input-size",
-        type=_size,
+        type=size,
         metavar="N|HxW",
         help="pixels at which FLOPs are counted (default 224, at output stride 32 as in the papers) and latency and "
         "memory measured (default: the config's, at its strides)",
+    )
+    parser.add_argument(
+        "--latency-table",
+        type=Path,
+        metavar="table.json",
+        help="latencies of another device, as data-measure-latency wrote them there, for budgets of latency "
+        "(default: measured on this device)",
     )
     add_data_root_argument(parser)
     parser.add_argument(
@@ -187,6 +195,7 @@ def search_and_print(arguments: argparse.Namespace, task: Task, finetune: str) -
         data_root = demo_data(task)
     if arguments.overwrite and arguments.out is not None:
         inputs = {"supernet": named_supernet(arguments.supernet), "data root": data_root, "images": arguments.images}
+        inputs["latency table"] = arguments.latency_table
         _require_outside(arguments.out, inputs)
     if arguments.finetune is not None:
         require_one_process()
@@ -201,6 +210,7 @@ def search_and_print(arguments: argparse.Namespace, task: Task, finetune: str) -
         budgets=[*map(Budget.group, arguments.group), *map(Budget.parse, arguments.budget)],
         every_group=arguments.all_groups,
         input_size=arguments.input_size,
+        latency_table=arguments.latency_table,
         strategy=_strategy(arguments),
         images=arguments.images,
         image_count=arguments.image_count,
@@ -317,15 +327,15 @@ def _command(tool: str) -> list[str]:
 def _count_or_all(text: str) -> int | None:
     if text == "all":
         return None
-    return _whole(text, least=1, expected="a number of at least 1, or all")
+    return whole(text, least=1, expected="a number of at least 1, or all")
 
 
 def _iterations(text: str) -> int:
-    return _whole(text, least=1, expected="a number of iterations, at least 1")
+    return whole(text, least=1, expected="a number of iterations, at least 1")
 
 
 def _rows(text: str) -> int:
-    return _whole(text, least=2, expected="a number of at least 2")
+    return whole(text, least=2, expected="a number of at least 2")
 
 
 def _confidence(text: str) -> float:
@@ -339,18 +349,4 @@ def _confidence(text: str) -> float:
 
 
 def _seed(text: str) -> int:
-    return _whole(text, least=0, expected="a number of at least 0")
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    expected = "pixels such as 224, or HxW such as 800x1333"
-    if text.endswith("x"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected {expected}")
-    return _whole(height, 1, expected), _whole(width or height, 1, expected)
-
-
-def _whole(text: str, least: int, expected: str) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} was given; expected {expected}")
-    return int(text)
+    return whole(text, least=0, expected="a number of at least 0")

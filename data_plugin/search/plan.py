@@ -42,6 +42,7 @@ class SearchPlan:
         of: how many there are.
         taps: the feature maps that are compared.
         budgets: by name, how many networks within each are compared; None where they are found on the way.
+        latency: where latencies are from, in words; None where no budget bounds them.
         networks: how many are compared at the most.
         rivals: how many more, to see beside the winners.
         flops: multiply-accumulates of all networks on all images, at the most: of the convolutions, each distinct
@@ -60,6 +61,7 @@ class SearchPlan:
     of: int
     taps: Sequence[str]
     budgets: Mapping[str, int | None]
+    latency: str | None
     networks: int
     rivals: int
     flops: float
@@ -77,6 +79,7 @@ class SearchPlan:
             "images": f"{self.images} of {self.of}, {self.data}",
             "taps": ", ".join(self.taps),
             "budgets": ", ".join(budgets),
+            **({} if self.latency is None else {"latency": self.latency}),
             "networks": f"{networks}, {_amount(self.flops)} multiply-accumulates",
             "time": f"about {_duration(self.seconds)} on {self.device}{self._hint}",
             "output": str(self.out),

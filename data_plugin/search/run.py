@@ -36,14 +36,16 @@ from data_plugin.search.taps import check_taps
 from data_plugin.space import cost
 from data_plugin.space.arch import Arch
 from data_plugin.space.budget import Budget, Costs, all_groups
+from data_plugin.space.latency_table import LatencyTable
 from data_plugin.space.measured_cost import MeasuredCosts
+from data_plugin.space.resolution import Resolution
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.supernet.backbone_files import PTH_FILE
 from data_plugin.supernet.checkpoint import Supernet, load_supernet
 from data_plugin.supernet.named_supernet import SHIPPED, named_supernet
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.progress import progress_over
-from data_plugin.utils.provenance import file_hash, installed_versions
+from data_plugin.utils.provenance import device_name, file_hash, installed_versions
 from data_plugin.utils.ranks import from_first, joined_ranks, pick_device, rank, rank_count
 
 
@@ -66,6 +68,8 @@ class SearchOptions:
         input_size: height and width in pixels at which FLOPs are counted, and latency and memory measured; None
             counts at 224 x 224 and measures at the size of the config's first batch. FLOPs are the papers': of the
             backbone at output stride 32, whatever the config's strides; latency and memory are at the config's.
+        latency_table: a file of latencies that were measured on another device, see
+            :class:`~data_plugin.space.latency_table.LatencyTable`; None measures them on this one.
         strategy: how candidates are found.
         images: a folder of images, or a text file that names them, to search on; None takes the config's training
             images.
@@ -95,6 +99,7 @@ class SearchOptions:
     budgets: Sequence[Budget] = ()
     every_group: bool = False
     input_size: tuple[int, int] | None = None
+    latency_table: str | os.PathLike[str] | None = None
     strategy: Strategy = dataclasses.field(default_factory=Sample)
     images: str | os.PathLike[str] | None = None
     image_count: int | None = 256
@@ -227,6 +232,7 @@ class _Prepared:
     """The configs that are written for every winner."""
     budgets: Sequence[Budget]
     measured: MeasuredCosts
+    latency_table: LatencyTable | None
     costs: Costs
     fingerprint: str | None
     batches: ImageBatches
@@ -276,13 +282,16 @@ def _prepare(options: SearchOptions) -> _Prepared:
     source = config.images() if own is None else config.images_of(own)
     batches = draw_batches(source, options.image_count, options.batch_size, options.seed)
     device = pick_device(options.device)
-    resolution = config.resolution.options()
+    resolution = config.resolution
     size = partial(_measured_size, options, batches)
-    measured = MeasuredCosts(supernet.info.space, size, device, **resolution)
-    measured.prepare({quantity for budget in budgets for quantity in budget.quantities})
-    costs = {**_closed_costs(options), "latency": measured.latency, "memory": measured.memory}
+    measured = MeasuredCosts(supernet.info.space, size, device, resolution)
+    latency_table = _latency_table(options, budgets, supernet.info.space, resolution)
+    bounded = {quantity for budget in budgets for quantity in budget.quantities}
+    measured.prepare(bounded if latency_table is None else bounded - {"latency"})
+    latency = measured.latency if latency_table is None else latency_table.model.latency
+    costs = {**_closed_costs(options), "latency": latency, "memory": measured.memory}
     searcher = Searcher(
-        supernet.at(device, **resolution),
+        supernet.at(device, **resolution.options()),
         taps,
         reduction=options.reduction,
         norm=options.norm,
@@ -300,6 +309,7 @@ def _prepare(options: SearchOptions) -> _Prepared:
         written=written,
         budgets=budgets,
         measured=measured,
+        latency_table=latency_table,
         costs=costs,
         fingerprint=None if own is None else own.fingerprint(),
         batches=batches,
@@ -334,6 +344,7 @@ def _plan(prepared: _Prepared, candidates: Candidates, known: Knowledge | None) 
         of=len(batches.source),
         taps=searcher.taps,
         budgets={budget.name: len(candidates[budget.name]) if candidates else None for budget in prepared.budgets},
+        latency=_latency_source(prepared),
         networks=networks,
         rivals=len(beside),
         flops=flops,
@@ -378,8 +389,10 @@ def _searched(prepared: _Prepared, unfinished: PartialSearch) -> tuple[Outcome, 
 def _report(prepared: _Prepared, outcome: Outcome, rivals: Sequence[Rival], known: Knowledge | None) -> SearchReport:
     options, budgets, costs, result = prepared.options, prepared.budgets, prepared.costs, outcome.result
     winners: list[Winner] = []
+    here = ("memory",) if prepared.latency_table else ("latency", "memory")
+    checks = {quantity: partial(_check, prepared.measured, quantity) for quantity in here}
     for budget in budgets:
-        among = (result, budget, outcome.candidates[budget.name], costs, partial(_check, prepared.measured))
+        among = (result, budget, outcome.candidates[budget.name], costs, checks)
         winners += pick_front(*among) if options.pareto else [pick_winner(*among)]
     bounded = {quantity: costs[quantity] for budget in budgets for quantity in budget.quantities}
     return SearchReport(
@@ -454,6 +467,32 @@ def _measured_size(options: SearchOptions, batches: ImageBatches) -> tuple[int, 
     return height, width
 
 
+def _latency_table(
+    options: SearchOptions, budgets: Sequence[Budget], space: SearchSpace, resolution: Resolution
+) -> LatencyTable | None:
+    """The table that was asked for, of these networks."""
+    if options.latency_table is None:
+        return None
+    if not any("latency" in budget.quantities for budget in budgets):
+        raise UserError(
+            f"{os.fspath(options.latency_table)} gives latencies, and no budget bounds latency; add one, such as "
+            "--budget 'latency<=12ms', or leave out the table"
+        )
+    table = LatencyTable.read(Path(options.latency_table))
+    table.require(space, resolution, options.input_size)
+    return table
+
+
+def _latency_source(prepared: _Prepared) -> str | None:
+    """Where latencies are from, in words; None where no budget bounds them."""
+    if prepared.latency_table is not None:
+        return f"of {prepared.latency_table.place}, by {os.fspath(prepared.options.latency_table or '')}"
+    if not any("latency" in budget.quantities for budget in prepared.budgets):
+        return None
+    height, width = prepared.measured.input_size
+    return f"of this device, {device_name(prepared.measured.device)} with torch, at {height}x{width}"
+
+
 def _check(measured: MeasuredCosts, quantity: str, arch: Arch) -> tuple[float, float]:
     """A network's latency or memory, composed of its blocks and measured whole."""
     composed = {"latency": measured.latency, "memory": measured.memory}[quantity](np.array([arch.row]))
@@ -486,12 +525,30 @@ def _description(prepared: _Prepared) -> dict[str, Any]:
         "strategy": options.strategy.to_json(),
         "resolution": prepared.config.resolution.options(),
         "max_memory": options.max_memory,
+        "latency_table": _latency_description(prepared),
         "image_source": None if options.images is None else os.fspath(options.images),
         "image_source_sha256": prepared.fingerprint,
         "images_asked_for": options.image_count,
         "batch_size": options.batch_size,
         "seed": options.seed,
         "versions": {"data_plugin": __version__, **installed_versions(packages)},
+    }
+
+
+def _latency_description(prepared: _Prepared) -> dict[str, Any] | None:
+    """What a report says of the table of latencies."""
+    path, table = prepared.options.latency_table, prepared.latency_table
+    if path is None or table is None:
+        return None
+    return {
+        "path": os.fspath(path),
+        "sha256": file_hash(Path(path)),
+        "place": table.place,
+        "device": table.device,
+        "runtime": table.runtime,
+        "threads": table.threads,
+        "input_size": list(table.input_size),
+        "accuracy": table.accuracy,
     }
 
 

@@ -1,122 +1,64 @@
-"""What networks cost on the device at hand: inference latency and peak memory, composed from measured blocks."""
+"""What networks cost on the device at hand: inference latency and peak memory, from what is measured there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 
 from data_plugin.backbones.bottleneck import Bottleneck, block_dilation
-from data_plugin.backbones.data_resnet import DATAResNet
-from data_plugin.space.arch import EXPANSION, STAGES, Arch
-from data_plugin.space.cost import STRIDES, params
+from data_plugin.space.arch import Arch
+from data_plugin.space.blocks import Block, block_counts, blocks_of
+from data_plugin.space.cost import params
+from data_plugin.space.latency_model import LatencyModel, fit_latency, networks_to_measure
+from data_plugin.space.resolution import Resolution
+from data_plugin.space.runtimes import torch_latency
 from data_plugin.space.search_space import SearchSpace
+from data_plugin.space.whole_cost import Measure, whole_cost, whole_costs
 from data_plugin.utils.ranks import from_first, rank
-
-Measure = Callable[[nn.Module, Tensor], float]
-"""Measures one call of a module on an input."""
 
 FLOAT_BYTES = 4
 """Bytes of a weight."""
 
 
-@dataclass(frozen=True)
-class BlockCosts:
-    """Costs of a space's building blocks, from which those of all its networks follow.
-
-    A network is its stem, the first block of every stage, which depends on the width before it, and later blocks
-    that are all alike: 51 parts make up the 85,293 networks of the paper's space.
-
-    Args:
-        stem: cost by stem width.
-        first: per stage, cost of its first block by input channels and width.
-        later: per stage, cost of a later block by width.
-    """
-
-    stem: dict[int, float]
-    first: tuple[dict[tuple[int, int], float], ...]
-    later: tuple[dict[int, float], ...]
-
-    def parts(self, table: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """For networks (N, 9), the costs (N,) of their stem, first and later blocks, each with its number (N,)."""
-        widths, depths = table[:, 1 : 1 + STAGES], table[:, 1 + STAGES :]
-        yield _look_up(self.stem, table[:, 0]), np.ones(len(table))
-        incoming = table[:, 0]
-        for stage in range(STAGES):
-            width = widths[:, stage]
-            costs = [self.first[stage][pair] for pair in zip(incoming.tolist(), width.tolist(), strict=True)]
-            yield np.array(costs), np.ones(len(table))
-            yield _look_up(self.later[stage], width), depths[:, stage] - 1.0
-            incoming = EXPANSION * width
-
-
 def measure_blocks(
-    space: SearchSpace,
-    input_size: tuple[int, int],
+    blocks: Sequence[Block],
     device: torch.device,
     measure: Measure,
-    strides: Sequence[int] = STRIDES,
     dilations: Sequence[int] = (1, 1, 1, 1),
     contract_dilation: bool = False,
-) -> BlockCosts:
-    """Measure every building block of a space once, at the resolution that it has in the network.
+) -> np.ndarray:
+    """Measure every block (blocks,) once on its own, at the resolution that it has in the network.
 
     Args:
-        space: the search space.
-        input_size: height and width of the images in pixels.
+        blocks: the blocks.
         device: where to measure.
         measure: what to measure.
-        strides: strides of the four stages.
         dilations: dilations of the 3x3 convolutions of the four stages.
         contract_dilation: halve the dilation of every stage's first bottleneck.
     """
-
-    def cost(module: nn.Module, channels: int, size: tuple[int, int]) -> float:
+    costs = []
+    for block in blocks:
+        module = _module(block, dilations[block.stage], contract_dilation)
         with torch.inference_mode():
-            return measure(module.eval().to(device), torch.randn(1, channels, *size, device=device))
-
-    stem = {width: cost(_stem(width), 3, input_size) for width in space.stem}
-    size = _smaller(_smaller(input_size, 2), 2)
-    first: list[dict[tuple[int, int], float]] = []
-    later: list[dict[int, float]] = []
-    incoming = space.stem
-    for stage, widths in enumerate(space.width):
-        stride, dilation = strides[stage], dilations[stage]
-        start = block_dilation(0, dilation, contract_dilation)
-        first.append(
-            {
-                (channels, width): cost(Bottleneck(channels, width, stride, start, shortcut=True), channels, size)
-                for channels in incoming
-                for width in widths
-            }
-        )
-        size = _smaller(size, stride)
-        later.append({w: cost(Bottleneck(EXPANSION * w, w, 1, dilation), EXPANSION * w, size) for w in widths})
-        incoming = tuple(EXPANSION * width for width in widths)
-    return BlockCosts(stem, tuple(first), tuple(later))
+            images = torch.randn(1, block.channels, *block.size, device=device)
+            costs.append(measure(module.eval().to(device), images))
+    return np.array(costs)
 
 
-def compose_latency(blocks: BlockCosts, table: np.ndarray) -> np.ndarray:
-    """Latency (N,) in seconds of networks (N, 9): the sum over their blocks."""
-    return np.sum([costs * counts for costs, counts in blocks.parts(table)], axis=0)
-
-
-def compose_memory(blocks: BlockCosts, table: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def compose_memory(blocks: Sequence[Block], activations: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Peak memory (N,) in bytes of networks (N, 9): all weights and the activations of the most demanding block.
 
     Args:
-        blocks: measured activations of the blocks.
+        blocks: all blocks of the space.
+        activations: measured bytes of activations of each, (blocks,).
         table: the networks.
-        weights: their numbers of parameters (N,).
     """
-    activations = np.max([np.where(counts > 0, costs, 0.0) for costs, counts in blocks.parts(table)], axis=0)
-    return activations + FLOAT_BYTES * weights
+    most = np.max(np.where(block_counts(blocks, table) > 0, activations, 0.0), axis=1)
+    return most + FLOAT_BYTES * params(table)
 
 
 class MeasuredCosts:
@@ -126,15 +68,19 @@ class MeasuredCosts:
         space: the search space.
         input_size: gives height and width of the images in pixels; is asked with the first measurement.
         device: where to measure.
-        options: strides and dilations of the networks, as :class:`DATAResNet` takes them.
+        resolution: at which strides and dilations the networks run.
     """
 
     def __init__(
-        self, space: SearchSpace, input_size: Callable[[], tuple[int, int]], device: torch.device, **options: Any
+        self,
+        space: SearchSpace,
+        input_size: Callable[[], tuple[int, int]],
+        device: torch.device,
+        resolution: Resolution,
     ) -> None:
         self.space = space
         self.device = device
-        self.options = options
+        self.resolution = resolution
         self._ask_input_size = input_size
 
     @cached_property
@@ -143,21 +89,28 @@ class MeasuredCosts:
         return self._ask_input_size()
 
     @cached_property
-    def _latencies(self) -> BlockCosts:
-        return self._measured(latency_of)
+    def _blocks(self) -> list[Block]:
+        return blocks_of(self.space, self.input_size, self.resolution.strides)
+
+    # All processes have to go by the same figures, so the first one measures.
+    @cached_property
+    def _latencies(self) -> LatencyModel:
+        archs = networks_to_measure(self.space)
+        options = self.resolution.options()
+        seconds = from_first(
+            whole_costs(archs, self.input_size, self.device, torch_latency, **options) if rank() == 0 else None
+        )
+        assert seconds is not None
+        return fit_latency(self._blocks, np.array([arch.row for arch in archs]), seconds)
 
     @cached_property
-    def _activations(self) -> BlockCosts:
-        return self._measured(activations_of)
-
-    def _measured(self, measure: Measure) -> BlockCosts:
-        # All processes have to go by the same figures.
-        first = rank() == 0
-        blocks = from_first(
-            measure_blocks(self.space, self.input_size, self.device, measure, **self.options) if first else None
+    def _activations(self) -> np.ndarray:
+        dilations, contract = self.resolution.dilations, self.resolution.contract_dilation
+        activations = from_first(
+            measure_blocks(self._blocks, self.device, activations_of, dilations, contract) if rank() == 0 else None
         )
-        assert blocks is not None
-        return blocks
+        assert activations is not None
+        return activations
 
     def prepare(self, quantities: Iterable[str]) -> None:
         """Measure what budgets over these quantities need; several processes have to call this at the same point."""
@@ -169,24 +122,19 @@ class MeasuredCosts:
 
     def latency(self, table: np.ndarray) -> np.ndarray:
         """Latency (N,) in seconds of networks (N, 9) for one image."""
-        return compose_latency(self._latencies, table)
+        return self._latencies.latency(table)
 
     def memory(self, table: np.ndarray) -> np.ndarray:
         """Peak memory (N,) in bytes of networks (N, 9) for one image."""
-        return compose_memory(self._activations, table, params(table))
+        return compose_memory(self._blocks, self._activations, table)
 
     def whole(self, quantity: str, arch: Arch) -> float:
         """Latency or memory of one network, measured whole, to check what is composed."""
+        options = self.resolution.options()
         if quantity == "latency":
-            return whole_cost(arch, self.input_size, self.device, latency_of, **self.options)
-        activations = whole_cost(arch, self.input_size, self.device, activations_of, **self.options)
+            return whole_cost(arch, self.input_size, self.device, torch_latency, **options)
+        activations = whole_cost(arch, self.input_size, self.device, activations_of, **options)
         return activations + FLOAT_BYTES * params(arch)
-
-
-def latency_of(module: nn.Module, images: Tensor) -> float:
-    """Median time in seconds of one call."""
-    timer = Timer("module(images)", globals={"module": module, "images": images}, num_threads=torch.get_num_threads())
-    return timer.blocked_autorange(min_run_time=0.1).median
 
 
 def activations_of(module: nn.Module, images: Tensor) -> float:
@@ -209,27 +157,14 @@ def activations_of(module: nn.Module, images: Tensor) -> float:
     return float(held + np.cumsum([0, *changes]).max())
 
 
-def whole_cost(
-    arch: Arch, input_size: tuple[int, int], device: torch.device, measure: Measure, **options: Any
-) -> float:
-    """What a whole network, a :class:`DATAResNet` with ``options``, costs by one measurement."""
-    with torch.inference_mode():
-        network = DATAResNet(arch, out_indices=(STAGES - 1,), **options).eval().to(device)
-        return measure(network, torch.randn(1, 3, *input_size, device=device))
-
-
-def _stem(width: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, width, 7, 2, padding=3, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(3, 2, padding=1),
-    )
-
-
-def _smaller(size: tuple[int, int], stride: int) -> tuple[int, int]:
-    return (size[0] - 1) // stride + 1, (size[1] - 1) // stride + 1
-
-
-def _look_up(costs: dict[int, float], keys: np.ndarray) -> np.ndarray:
-    return np.array([costs[key] for key in keys.tolist()])
+def _module(block: Block, dilation: int, contract_dilation: bool) -> nn.Module:
+    if block.kind == "stem":
+        return nn.Sequential(
+            nn.Conv2d(block.channels, block.width, 7, 2, padding=3, bias=False),
+            nn.BatchNorm2d(block.width),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, 2, padding=1),
+        )
+    first = block.kind == "first"
+    dilation = block_dilation(0, dilation, contract_dilation) if first else dilation
+    return Bottleneck(block.channels, block.width, block.stride, dilation, shortcut=first)

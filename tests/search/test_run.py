@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import SPACE, RandomImages
+from samples import SPACE, FailingImages, RandomImages
 from torch.nn import functional as F
 
 from data_plugin import Arch, SearchSpace, search_supernet
@@ -29,22 +29,6 @@ from data_plugin.tools import convert_checkpoint, search_det
 from data_plugin.utils.progress import progress_over
 
 pytestmark = pytest.mark.filterwarnings("ignore:256 images were asked for")
-
-
-class Failing(RandomImages):
-    """Random images of which one cannot be had once ``after`` others have been read; what was read is in ``read``."""
-
-    def __init__(self, count: int, after: int, error: type[BaseException] = KeyboardInterrupt) -> None:
-        super().__init__([(64, 64)] * count)
-        self.after = after
-        self.error = error
-        self.read: list[int] = []
-
-    def __getitem__(self, index: int) -> LoadedImage:
-        if len(self.read) == self.after:
-            raise self.error
-        self.read.append(index)
-        return super().__getitem__(index)
 
 
 def contents(folder: Path) -> dict:
@@ -386,7 +370,7 @@ def test_images_come_in_the_order_in_which_they_were_drawn(config, arguments, tm
 
 def test_a_killed_search_resumes_to_the_same_result(config, arguments, tmp_path, capsys):
     assert search_det.main(arguments(tmp_path / "whole")) == 0
-    config.source = Failing(3, after=3)
+    config.source = FailingImages(3, after=3)
     with pytest.raises(KeyboardInterrupt):
         search_det.main(arguments(tmp_path / "out"))
     _, *first = config.source.read  # what the plan is made by comes before
@@ -398,7 +382,7 @@ def test_a_killed_search_resumes_to_the_same_result(config, arguments, tmp_path,
         assert search_det.main(arguments(tmp_path / "out", "--resume", *changes)) == 2
         assert message in capsys.readouterr().err
 
-    config.source = Failing(3, after=9)
+    config.source = FailingImages(3, after=9)
     assert search_det.main(arguments(tmp_path / "out", "--resume")) == 0
     assert config.source.read[1] not in first  # what is left, and then all for the winners' batch norms
     assert len(config.source.read) == 5
@@ -552,7 +536,7 @@ def test_an_output_that_holds_something_is_kept_unless_told(config, arguments, t
 def test_an_overwriting_search_that_was_killed_goes_on(config, arguments, tmp_path, capsys):
     """Beside the unfinished search there is still what it is to replace."""
     assert search_det.main(arguments(tmp_path / "out")) == 0
-    kept, config.source = config.source, Failing(3, after=3)
+    kept, config.source = config.source, FailingImages(3, after=3)
     with pytest.raises(KeyboardInterrupt):
         search_det.main(arguments(tmp_path / "out", "--overwrite", "--seed", "1"))
     assert search_det.main(arguments(tmp_path / "out", "--seed", "1")) == 2

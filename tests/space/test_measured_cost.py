@@ -5,14 +5,10 @@ from samples import SPACE
 from torch import nn
 
 from data_plugin.space import cost
-from data_plugin.space.measured_cost import (
-    activations_of,
-    compose_latency,
-    compose_memory,
-    latency_of,
-    measure_blocks,
-    whole_cost,
-)
+from data_plugin.space.blocks import block_counts, blocks_of
+from data_plugin.space.measured_cost import activations_of, compose_memory, measure_blocks
+from data_plugin.space.runtimes import onnxruntime_latency, torch_latency
+from data_plugin.space.whole_cost import whole_cost
 
 CPU = torch.device("cpu")
 
@@ -36,19 +32,23 @@ def test_blocks_compose_to_the_whole_network(options):
             hook.remove()
         return total
 
-    blocks = measure_blocks(SPACE, (65, 97), CPU, count, **options)
-    strides = options.get("strides", cost.STRIDES)
-    np.testing.assert_array_equal(compose_latency(blocks, SPACE.table), cost.flops(SPACE.table, (65, 97), strides))
+    strides = options.pop("strides", cost.STRIDES)
+    blocks = blocks_of(SPACE, (65, 97), strides)
+    counted = measure_blocks(blocks, CPU, count, **options)
+    assert counted.tolist() == [block.macs for block in blocks]
+    np.testing.assert_array_equal(
+        block_counts(blocks, SPACE.table) @ counted, cost.flops(SPACE.table, (65, 97), strides)
+    )
+    options["strides"] = strides
     assert whole_cost(SPACE.largest, (65, 97), CPU, count, **options) == cost.flops(SPACE.largest, (65, 97), strides)
 
 
-def test_latency_is_that_of_the_call():
-    class Sleeping(nn.Module):
-        def forward(self, x):
-            return x.cumsum(0).cumsum(0)
-
-    small, large = (latency_of(Sleeping(), torch.randn(n)) for n in (10_000, 3_000_000))
-    assert 0 < small < large
+@pytest.mark.parametrize("latency_of", [torch_latency, onnxruntime_latency])
+def test_latency_is_the_median_of_the_calls_by_the_given_clock(latency_of):
+    if latency_of is onnxruntime_latency:
+        pytest.importorskip("onnxruntime")
+    ticks = iter([0, 1, 10, 13, 20, 22, 30, 39, 40, 44])
+    assert latency_of(nn.Conv2d(3, 2, 1).eval(), torch.randn(1, 3, 8, 8), lambda: next(ticks)) == 3.0
 
 
 def test_activations_are_what_is_alive_at_once():
@@ -61,10 +61,11 @@ def test_activations_are_what_is_alive_at_once():
 
 
 def test_composed_memory_is_close_to_that_of_the_whole_network():
-    blocks = measure_blocks(SPACE, (128, 128), CPU, activations_of)
+    blocks = blocks_of(SPACE, (128, 128))
+    activations = measure_blocks(blocks, CPU, activations_of)
     for arch in (SPACE.smallest, SPACE.largest):
-        row = np.array([[arch.stem, *arch.width, *arch.depth]])
-        (composed,) = compose_memory(blocks, row, cost.params(row)) - 4 * cost.params(row)
+        row = np.array([arch.row])
+        (composed,) = compose_memory(blocks, activations, row) - 4 * cost.params(row)
         whole = whole_cost(arch, (128, 128), CPU, activations_of)
         assert composed == pytest.approx(whole, rel=0.35)
         assert composed <= whole * 1.05

@@ -26,14 +26,11 @@ from data_plugin.utils.errors import UserError
 FORMAT = 3
 """Of ``search.json``."""
 
-MEASURED = ("latency", "memory")
-"""Quantities that are composed of measured blocks, and checked on whole networks."""
-
 NEAR = 20
 """Networks that are named of those that the images do not tell apart from a winner."""
 
-Check = Callable[[str, Arch], tuple[float, float]]
-"""Gives a network's latency or memory, by its name, composed of its blocks and measured whole."""
+Checks = Mapping[str, Callable[[Arch], tuple[float, float]]]
+"""Per quantity that is composed of blocks and can be measured here, what gives a network's cost in both ways."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +118,8 @@ class Winner:
         not_told_apart: how many of the compared ones the images do not tell apart from the winner, at
             :data:`~data_plugin.search.certainty.CONFIDENCE`.
         near: the closest of these, at most :data:`NEAR`.
-        measured: per measured quantity of the budget, its cost composed of its blocks and measured whole, in s
-            or bytes.
+        measured: per quantity of the budget that is measured on this device, its cost composed of its blocks and
+            measured whole, in s or bytes.
         exceeded: those of the measured quantities in which the whole network is not within the budget.
         folder: where the winner is, relative to the output folder.
     """
@@ -355,7 +352,7 @@ def tabulate(outcome: Outcome, costs: Costs) -> Candidates:
     )
 
 
-def pick_winner(result: SearchResult, budget: Budget, among: Sequence[Arch], costs: Costs, check: Check) -> Winner:
+def pick_winner(result: SearchResult, budget: Budget, among: Sequence[Arch], costs: Costs, checks: Checks) -> Winner:
     """The closest of some networks within a budget, and how sure that is.
 
     Args:
@@ -363,14 +360,14 @@ def pick_winner(result: SearchResult, budget: Budget, among: Sequence[Arch], cos
         budget: the budget.
         among: networks within it, at least one.
         costs: what gives the costs that the budget bounds.
-        check: compares a composed cost with that of the whole network.
+        checks: compare composed costs with those of the whole network.
     """
     first, *others = result.ranking(among)
     arch = result.archs[first]
     behind = surely_behind(result, first, others, CONFIDENCE)
     near = [result.archs[i] for i, is_behind in zip(others, behind, strict=True) if not is_behind]
     leads, lead_errors = result.apart(first, others[:1])
-    measured = {quantity: check(quantity, arch) for quantity in budget.quantities if quantity in MEASURED}
+    measured = {quantity: checks[quantity](arch) for quantity in budget.quantities if quantity in checks}
     return Winner(
         budget=budget.name,
         arch=arch,
@@ -396,7 +393,9 @@ def pick_winner(result: SearchResult, budget: Budget, among: Sequence[Arch], cos
     )
 
 
-def pick_front(result: SearchResult, budget: Budget, among: Sequence[Arch], costs: Costs, check: Check) -> list[Winner]:
+def pick_front(
+    result: SearchResult, budget: Budget, among: Sequence[Arch], costs: Costs, checks: Checks
+) -> list[Winner]:
     """The networks that none is closer than at no more cost, in every quantity that a budget bounds, cheapest first.
 
     Args are those of :func:`pick_winner`. Each is the winner among the networks that cost no more than itself.
@@ -407,7 +406,7 @@ def pick_front(result: SearchResult, budget: Budget, among: Sequence[Arch], cost
     winners = []
     for member in pareto_front(np.column_stack([paid, scores])):
         affordable = np.flatnonzero((paid <= paid[member]).all(axis=1))
-        winner = pick_winner(result, budget, [among[i] for i in affordable], costs, check)
+        winner = pick_winner(result, budget, [among[i] for i in affordable], costs, checks)
         winners.append(replace(winner, folder=f"{winner.folder}/{winner.arch}"))
     return winners
 

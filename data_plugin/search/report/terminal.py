@@ -14,6 +14,7 @@ from data_plugin.search.report.words import (
     decimals,
     images_text,
     knowledge_text,
+    latency_text,
     lead_text,
     score_label,
     supernet_text,
@@ -28,8 +29,9 @@ def terminal_report(report: SearchReport) -> str:
     images, supernet = f"compared on {images_text(report)}", f"supernet: {supernet_text(report.run['supernet'])}"
     teacher = f"its teacher: {knowledge_text(report.knowledge)}"
     rivals = ["", *_aligned(beside(report), left=3), ""] if report.rivals else []
-    approximations = approximation_texts(report)
-    return "\n".join([*_table(report), *rivals, *_certainty(report), *approximations, images, supernet, teacher])
+    latency = [text for text in (latency_text(report),) if text]
+    texts = [*_certainty(report), *latency, *approximation_texts(report), images, supernet, teacher]
+    return "\n".join([*_table(report), *rivals, *texts])
 
 
 def _table(report: SearchReport) -> list[str]:

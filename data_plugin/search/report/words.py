@@ -83,6 +83,17 @@ def knowledge_text(known: Knowledge | None) -> str:
     )
 
 
+def latency_text(report: SearchReport) -> str | None:
+    """Where latencies are from, if not from this device, and how sure they are; None where they are from here."""
+    table = report.run.get("latency_table")
+    if table is None:
+        return None
+    return (
+        f"latency is that of {table['place']}, composed of blocks by {table['path']}, there {table['accuracy']}; "
+        "the winners were not measured whole"
+    )
+
+
 def beside(report: SearchReport) -> list[list[str]]:
     """A table of what is beside the closest network of every budget, its heading first; empty where nothing is."""
     if not report.rivals:
