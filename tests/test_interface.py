@@ -1,12 +1,14 @@
 """The way of a notebook: the snippet of the README runs as it is written."""
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
+from samples import SMALL_C4
 
 from data_plugin import DATAResNet
-from data_plugin.frameworks import run as finetuning
+from data_plugin.frameworks.framework import Framework
 from data_plugin.images.drawn_voc import draw_voc
 from data_plugin.search.found import Search
 from data_plugin.search.strategies.sample import Sample
@@ -14,11 +16,7 @@ from data_plugin.search.strategies.sample import Sample
 pytest.importorskip("lightly", reason="pre-training is not installed")
 pytest.importorskip("mmdet", reason="no framework is installed")
 
-SMALL = {
-    "detectron2": ["SOLVER.MAX_ITER=2", "SOLVER.IMS_PER_BATCH=1", "TEST.PRECISE_BN.ENABLED=False"],
-    "mmdet": ["train_cfg.max_iters=2", "train_dataloader.batch_size=1", "custom_hooks=[]"],
-}
-"""What makes of the recipe's 24,000 iterations two, so that a test can wait for them."""
+from data_plugin.pretrain import run as pretraining
 
 
 def snippet(checkout: Path) -> str:
@@ -29,19 +27,24 @@ def snippet(checkout: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_snippet_of_the_readme_runs_as_written(checkout, tmp_path, monkeypatch):
-    draw_voc(tmp_path / "VOCdevkit", train=2, test=2, size=(96, 64), seed=0, unlabelled=70)
+    draw_voc(tmp_path / "VOCdevkit", train=2, test=2, size=(96, 64), seed=0, unlabelled=6)
     (tmp_path / "images").symlink_to(tmp_path / "VOCdevkit" / "VOC2007" / "JPEGImages")
     monkeypatch.chdir(tmp_path)
-    finetune = finetuning.run_finetune
+    opened, read = Framework.open, pretraining.read_recipe
 
-    def shortened(config, out, task, *, framework, **options):
-        return finetune(config, out, task, framework=framework, options=SMALL[framework], **options)
+    def small(self, config, options=(), *more):
+        return opened(self, config, [*options, *SMALL_C4[self.name]], *more)
+
+    def short(*given):
+        return dataclasses.replace(read(*given), epochs=1, batch_size=8)
 
     def few(self, space, budgets, seed):
         return {name: space.sample(5, seed, within) for name, within in budgets.items()}
 
-    monkeypatch.setattr("data_plugin.search.found.run_finetune", shortened)
-    monkeypatch.setattr(Sample, "candidates", few)  # of the 100 that a search draws
+    # So that a test can wait for them: the recipes' epochs and iterations, their images' size, the 100 networks drawn.
+    monkeypatch.setattr(Framework, "open", small)
+    monkeypatch.setattr(pretraining, "read_recipe", short)
+    monkeypatch.setattr(Sample, "candidates", few)
     names: dict = {}
     exec(snippet(checkout), names)
 

@@ -121,7 +121,7 @@ def test_frozen_for_inference_it_computes_the_same(stock):
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("c++"), reason="inductor needs a C++ compiler")
 def test_compiled_by_inductor_it_computes_the_same():
-    network, images = DATAResNet(SPACE.smallest, (0, 1), num_stages=2).eval(), torch.rand(1, 3, 64, 64)
+    network, images = DATAResNet(SPACE.smallest, (0,), num_stages=1).eval(), torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         for one, other in zip(torch.compile(network, fullgraph=True)(images), network(images), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

@@ -295,10 +295,9 @@ def test_both_makers_change_as_many_images(change, low, high):
         assert low < changed < high
 
 
-@pytest.fixture
-def images(tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
     for index in range(8):
         pixels = np.random.default_rng(index).integers(0, 256, (44, 44, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index}.png")
@@ -313,11 +312,14 @@ def toml(path, values):
     return path
 
 
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d")
+TORCHRUN += ("--rdzv-endpoint", "localhost:0")
+
+
 def two_processes(images, recipe, out, steps, *more):
     """Arguments that train with two processes on a CPU, in double precision."""
     path = toml(out.with_suffix(".toml"), recipe.to_json())
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "--rdzv-backend", "c10d"]
-    command += ["--rdzv-endpoint", "localhost:0", "-m", "data_plugin.tools.pretrain", "--data", images, "--out", out]
+    command = [*TORCHRUN, "-m", "data_plugin.tools.pretrain", "--data", images, "--out", out]
     command += ["--space", "micro", "--recipe", path, "--steps", steps, "--device", "cpu", "--workers", 0]
     return [str(part) for part in [*command, "--precision", "fp64", *more]]
 
@@ -331,21 +333,47 @@ def assert_same_supernet(found, expected):
         )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "changes"),
-    [*((name, {}) for name in METHODS), *((name, {"teacher": "same-arch"}) for name in ("mocov2", "ressl", "densecl"))],
-)
-def test_two_processes_train_as_one_with_the_whole_batch(images, checkout, tmp_path, name, changes, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(checkout / "tests"), prepend=os.pathsep)  # for the tiny teacher
-    tried = recipe(name, **changes)
-    pretrain(images, SPACE, tried, tmp_path / "one", steps=3, device="cpu", precision="fp64")
-    ended = subprocess.run(
-        two_processes(images, tried, tmp_path / "two", 3), capture_output=True, text=True, check=False
-    )
+CASES = {
+    **{name: recipe(name) for name in METHODS},
+    **{f"{name}, same-arch": recipe(name, teacher="same-arch") for name in ("mocov2", "ressl", "densecl")},
+}
+
+ALL = """
+import json, sys
+from pathlib import Path
+from data_plugin import SearchSpace
+from data_plugin.pretrain.recipe import Recipe
+from data_plugin.pretrain.run import pretrain
+images, recipes, out = sys.argv[1:]
+for name, values in json.loads(Path(recipes).read_text()).items():
+    pretrain(images, SearchSpace.micro(), Recipe.from_json(values), Path(out, name), steps=3, device="cpu",
+             precision="fp64")
+"""
+
+
+@pytest.fixture(scope="module")
+def in_two_processes(images, checkout, tmp_path_factory):
+    """The folder of what two processes train in every case, one after the other: most of a case is their start."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "train.py").write_text(ALL)
+    (folder / "recipes.json").write_text(json.dumps({name: tried.to_json() for name, tried in CASES.items()}))
+    # For the tiny teacher.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(checkout / "tests"), *_python_path()])}
+    command = [*TORCHRUN, folder / "train.py", images, folder / "recipes.json", folder]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert ended.returncode == 0, ended.stderr[-3000:]
-    assert ended.stdout.count("supernet: ") == 1
-    assert_same_supernet(tmp_path / "two", tmp_path / "one")
+    return folder
+
+
+def _python_path():
+    return [path for path in [os.environ.get("PYTHONPATH")] if path]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_train_as_one_with_the_whole_batch(images, in_two_processes, tmp_path, case):
+    pretrain(images, SPACE, CASES[case], tmp_path / "one", steps=3, device="cpu", precision="fp64")
+    assert_same_supernet(in_two_processes / case, tmp_path / "one")
 
 
 @pytest.mark.slow
@@ -356,10 +384,11 @@ def test_two_tasks_of_slurm_train_as_one_with_the_whole_batch(images, tmp_path):
     # What srun sets for a job of two tasks on one node.
     job = {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "pretrain", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
     job |= {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost", "SLURM_JOB_NODELIST": "localhost"}
-    tasks = [
-        subprocess.Popen(tool, env={**os.environ, **job, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}) for rank in "01"
-    ]
-    assert [task.wait() for task in tasks] == [0, 0]
+    own = [{**os.environ, **job, "SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in "01"]
+    tasks = [subprocess.Popen(tool, env=each, stdout=subprocess.PIPE, text=True) for each in own]
+    said = [task.communicate()[0] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0]
+    assert "".join(said).count("supernet: ") == 1
     assert_same_supernet(tmp_path / "two", tmp_path / "one")
 
 
