@@ -18,6 +18,23 @@ CLASSES_OF = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET"}
 """Where each meta-architecture that detects objects, and nothing else, has its number of classes."""
 
 
+def named_in_config(cfg: CfgNode) -> tuple[str, ...] | None:
+    """The classes that ``DATASETS.CLASSES`` names; None where it names none."""
+    return tuple(cfg.DATASETS.CLASSES) or None
+
+
+def give_classes(cfg: CfgNode, classes: Sequence[str]) -> None:
+    """Name the classes of a config's data sets, and give all heads for objects their number.
+
+    Args:
+        cfg: the config; changed.
+        classes: the classes, in the order of their labels.
+    """
+    cfg.DATASETS.CLASSES = tuple(classes)
+    for node in CLASSES_OF.values():
+        cfg.MODEL[node].NUM_CLASSES = len(classes)
+
+
 def require_data_sets(names: Sequence[str]) -> Mapping[str, list[Record]]:
     """Check that data sets are there with every image, and of VOC ones every annotation.
 

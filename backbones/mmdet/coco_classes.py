@@ -55,6 +55,7 @@ def numbered(coco: COCO, classes: Sequence[str]) -> COCO:
         if each.get("category_id") in label_of
     ]
     coco.createIndex()
+    coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs  # MMDetection's names for them
     return coco
 
 

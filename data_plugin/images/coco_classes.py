@@ -36,7 +36,7 @@ def find_classes(files: Sequence[Path], usual: Sequence[str], named: Sequence[st
     """
     if named is not None:
         check_names(named)
-    listed = {file: names for file in dict.fromkeys(files) if (names := category_names(file))}
+    listed = {file: tuple(names.values()) for file in dict.fromkeys(files) if (names := categories(file))}
     if named is not None:
         for file, names in listed.items():
             _check_listed(file, names, named)
@@ -46,29 +46,31 @@ def find_classes(files: Sequence[Path], usual: Sequence[str], named: Sequence[st
     (first, classes), *others = listed.items()
     for file, names in others:
         if names != classes:
+            alone = some(sorted({*classes} ^ {*names}))
             raise UserError(
-                f"{first} and {file} list different categories, in the order of their ids {some(classes)}, and "
-                f"{some(names)}; expected the same in both, or --classes with those that both list"
+                f"{first} and {file} list different categories "
+                f"({f'{alone} in one of them alone' if alone else 'the same in another order of their ids'}); expected "
+                "the same in both, or --classes with those that both list"
             )
     if classes != tuple(usual):
         _say(f"{first} lists categories of its own, which the detector gets as its classes: {some(classes)}")
     return classes
 
 
-def category_names(file: Path) -> tuple[str, ...]:
-    """The names of a file's categories, in the order of their ids; none where it is not there or lists none.
+def categories(file: Path) -> dict[int, str]:
+    """The ids and names of a file's categories, in the order of the ids; none where it is not there or lists none.
 
     Raises:
         UserError: if a category has no whole number as its id or no name, or two have the same.
     """
     # Who trains on a file that is missing or no JSON says so; a search may do without it.
     with contextlib.suppress(OSError, ValueError):
-        categories = _categories(file.read_text(encoding="utf-8"))
-        return _names(file, categories) if isinstance(categories, list) else ()
-    return ()
+        found = _listed(file.read_text(encoding="utf-8"))
+        return _checked(file, found) if isinstance(found, list) else {}
+    return {}
 
 
-def _categories(text: str) -> Any:
+def _listed(text: str) -> Any:
     # Of COCO's 450 MB the categories are the last few kB: where the key is there once, the rest need not be parsed.
     found = list(_KEY.finditer(text))
     if len(found) == 1:
@@ -77,16 +79,16 @@ def _categories(text: str) -> Any:
     return contents.get("categories") if isinstance(contents, dict) else None
 
 
-def _names(file: Path, categories: Sequence[Any]) -> tuple[str, ...]:
-    for each in categories:
+def _checked(file: Path, found: Sequence[Any]) -> dict[int, str]:
+    for each in found:
         whole = isinstance(each, dict) and type(each.get("id")) is int
         if not (whole and isinstance(each.get("name"), str) and each["name"].strip()):
             raise UserError(f"{file} lists the category {each!r}; expected an id, which is a whole number, and a name")
     for key in ("id", "name"):
-        twice = [value for value, count in Counter(each[key] for each in categories).items() if count > 1]
+        twice = [value for value, count in Counter(each[key] for each in found).items() if count > 1]
         if twice:
             raise UserError(f"{file} lists two categories of the {key} {twice[0]!r}; expected each {key} once")
-    return tuple(each["name"] for each in sorted(categories, key=lambda each: each["id"]))
+    return {each["id"]: each["name"] for each in sorted(found, key=lambda each: each["id"])}
 
 
 def _check_listed(file: Path, names: Sequence[str], named: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from data_plugin.images.class_names import check_names, some
 from data_plugin.images.voc import CLASSES, VOCSplit, object_names
 from data_plugin.utils.errors import UserError
 
+
 def find_classes(splits: Sequence[VOCSplit], named: Sequence[str] | None = None) -> tuple[str, ...]:
     """The classes of splits that one detector is trained and evaluated on.
 

@@ -196,9 +196,9 @@ def test_classes_that_detectron2_cannot_evaluate_are_refused(voc: Path):
         load(voc, classes=[*OWN, "a/b"])
 
 
-def test_classes_are_for_vocs_layout_alone():
-    with pytest.raises(UserError, match=r"the classes emu are given, but .* VOC's layout alone"):
-        load(None, name="faster_rcnn_fpn_coco", classes=["emu"])
+def test_classes_are_for_vocs_and_cocos_objects_alone():
+    with pytest.raises(UserError, match=r"the classes emu are given, but .* alone, and the config has cityscapes_fine"):
+        load(None, name="mask_rcnn_fpn_cityscapes", classes=["emu"])
 
 
 STOCK_SCRIPT = """
