@@ -155,7 +155,7 @@ def test_categories_are_those_of_the_file(own_coco, tmp_path):
     refused("has no object in", load(own_coco), tmp_path / "out")
     metadata = MetadataCatalog.get("coco_2017_train")
     assert metadata.thing_classes == ["own"]
-    assert (metadata.json_file, metadata.image_root) == (
+    assert (metadata.own_json_file, metadata.image_root) == (
         str(own_coco / "annotations" / "instances_train2017.json"),
         str(own_coco / "train2017"),
     )
