@@ -1,10 +1,11 @@
 """What tests of several rooms build on: a tiny search space, random images, a supernet of random weights."""
 
+import contextlib
 import itertools
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,3 +194,20 @@ def draw_own_coco(root: Path, train: int = 4, val: int = 2) -> Path:
         contents = {"images": images, "annotations": annotations, "categories": categories}
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(contents))
     return root
+
+
+@contextlib.contextmanager
+def unchanged_catalogs() -> Iterator[None]:
+    """Give detectron2's catalogs back at the end what they held at the start."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    data_sets = dict(DatasetCatalog.data)
+    metadata = {name: (each, dict(vars(each))) for name, each in MetadataCatalog.data.items()}
+    yield
+    DatasetCatalog.data.clear()
+    DatasetCatalog.data.update(data_sets)
+    MetadataCatalog.data.clear()
+    for name, (each, values) in metadata.items():
+        vars(each).clear()
+        vars(each).update(values)
+        MetadataCatalog.data[name] = each

@@ -123,13 +123,7 @@ def check_voc(split: VOCSplit) -> Counter[str]:
 def _beside(split: VOCSplit, name: str) -> str:
     """What to do about an image that is there under another ending than the frameworks look for; empty if it is not."""
     wanted = split.photograph(name)
-    found = (
-        sorted(path.name for path in wanted.parent.glob("*") if path.stem == wanted.stem)
-        if wanted.parent.is_dir()
-        else []
-    )
-    return (
-        f"; there is {found[0]}, but the frameworks read JPEG files that end in .jpg: rename or convert it"
-        if found
-        else ""
-    )
+    found = sorted(path.name for path in wanted.parent.glob("*") if path.stem == wanted.stem)
+    if not found:
+        return ""
+    return f"; there is {found[0]}, but the frameworks read JPEG files that end in .jpg: rename or convert it"

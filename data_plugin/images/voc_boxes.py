@@ -63,9 +63,9 @@ def check_boxes(images: Sequence[AnnotatedImage], last: int) -> None:
         image, (left, top, right, bottom) = empty[0]
         width, height = image.size
         raise UserError(
-            f"{image.annotation} has an object from {left},{top} to {right},{bottom}, which covers nothing of its image "
-            f"of {width}x{height} pixels, the first of {len(empty)} such objects; expected xmin < xmax and ymin < ymax "
-            "within the image: correct them, or remove the objects"
+            f"{image.annotation} has an object from {left},{top} to {right},{bottom}, which covers nothing of its "
+            f"image of {width}x{height} pixels, the first of {len(empty)} such objects; expected xmin < xmax and "
+            "ymin < ymax within the image: correct them, or remove the objects"
         )
 
 
@@ -120,4 +120,4 @@ def _box(annotation: Path, item: ElementTree.Element) -> Box:
 def _has_extent(box: Box, size: tuple[int, int], last: int) -> bool:
     left, top, right, bottom = box
     width, height = size
-    return min(right + last, width + last) > max(left, 1) and min(bottom + last, height + last) > max(top, 1)
+    return min(right + last, width + 1) > max(left, 1) and min(bottom + last, height + 1) > max(top, 1)

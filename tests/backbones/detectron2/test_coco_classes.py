@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import OBJECTS, draw_own_coco
+from samples import OBJECTS, draw_own_coco, unchanged_catalogs
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
@@ -49,16 +49,8 @@ QUICK = [
 
 @pytest.fixture(autouse=True)
 def _catalogs_as_they_were():
-    data_sets = dict(DatasetCatalog.data)
-    metadata = {name: (each, dict(vars(each))) for name, each in MetadataCatalog.data.items()}
-    yield
-    DatasetCatalog.data.clear()
-    DatasetCatalog.data.update(data_sets)
-    MetadataCatalog.data.clear()
-    for name, (each, values) in metadata.items():
-        vars(each).clear()
-        vars(each).update(values)
-        MetadataCatalog.data[name] = each
+    with unchanged_catalogs():
+        yield
 
 
 @pytest.fixture(scope="module")
