@@ -133,7 +133,7 @@ class Detectron2Config(FrameworkConfig):
         return finetune(self.cfg, out, resume=resume, eval_only=eval_only, weights=weights, began=began)
 
     def _find_classes(self, classes: Sequence[str] | None) -> None:
-        voc, coco = (data_sets_of(kind, self.cfg, self._placed) for kind in (VOC, COCO))
+        voc, coco = data_sets_of(VOC, self.cfg, self._placed), data_sets_of(COCO, self.cfg, self._placed)
         if classes is not None and not voc and all(each.is_of_keypoints for each in coco):
             names = dict.fromkeys((*self.cfg.DATASETS.TRAIN, *self.cfg.DATASETS.TEST))
             raise UserError(

@@ -99,7 +99,7 @@ def set_classes(model: ConfigDict, count: int) -> None:
         count: how many classes are labelled.
     """
     for _, head, key in _heads(model, "model"):
-        loss = head.get("loss_cls") or {}
+        loss = head.get("loss_cls") or ConfigDict()
         if key == THINGS and isinstance(loss.get("class_weight"), list):  # one weight a class, and one for none
             loss.class_weight = loss.class_weight[:1] * count + loss.class_weight[head[key] :]
         head[key] = count
@@ -107,10 +107,10 @@ def set_classes(model: ConfigDict, count: int) -> None:
 
 def _heads(node: Any, at: str) -> Iterator[tuple[str, ConfigDict, str]]:
     """Heads for objects, those in lists and in models within the model too: where, and what their number is called."""
-    children = enumerate(node) if isinstance(node, (list, tuple)) else node.items() if isinstance(node, dict) else ()
     named = [part for part in at.split(".") if not part.isdecimal()]
-    for key in ("num_classes", THINGS) if isinstance(node, dict) else ():
-        if type(node.get(key)) is int and (named[-1] in HEADS or key == THINGS):
-            yield at, node, key
+    for count in ("num_classes", THINGS) if isinstance(node, dict) else ():
+        if type(node.get(count)) is int and (named[-1] in HEADS or count == THINGS):
+            yield at, node, count
+    children = enumerate(node) if isinstance(node, (list, tuple)) else node.items() if isinstance(node, dict) else ()
     for key, child in children:
         yield from _heads(child, f"{at}.{key}")

@@ -41,11 +41,13 @@ def find_classes(config: Config, given: Sequence[str] | None) -> None:
                 f"config has {' and '.join(sorted({str(leaf.type) for leaf in every}))}"
             )
     file = _class_list(entries)
-    listed = _listed_by_config(entries) if file is None else read_class_list(file)
-    if file is None and given is None:
+    if file is not None:
+        named = _named_by_config(entries) if given is None else given
+        chosen = _chosen(file, read_class_list(file), named)
+    elif given is not None:
+        chosen = _chosen("the config", _listed_by_config(entries) or dict(enumerate(given)), given)
+    else:
         return
-    named = _named_by_config(entries) if given is None else given
-    chosen = _chosen(file or "the config", listed or dict(enumerate(named)), named)
     for leaf in entries:
         leaf.type = OwnCityscapesDataset.__name__
         leaf.update(chosen)

@@ -36,7 +36,7 @@ def find_classes(files: Sequence[Path], usual: Sequence[str], named: Sequence[st
     """
     if named is not None:
         check_names(named)
-    listed = {file: tuple(names.values()) for file in dict.fromkeys(files) if (names := categories(file))}
+    listed = {file: tuple(found.values()) for file in dict.fromkeys(files) if (found := categories(file))}
     if named is not None:
         for file, names in listed.items():
             _check_listed(file, names, named)

@@ -134,10 +134,15 @@ def test_named_classes_pick_and_order(data: Path, tmp_path: Path, left_out: str)
     )
 
 
-def test_a_class_that_is_not_listed_is_refused(data: Path) -> None:
+def test_a_class_that_is_not_listed_is_refused(data: Path, tmp_path: Path, capsys) -> None:
     message = r"classes.txt lists no class 'lorry', .* \(sky, road, tall building, car\), or give --classes"
     with pytest.raises(UserError, match=message):
         load(data, classes=["sky", "lorry"])
+    arguments = ["--config", "fcn_d8_cityscapes", "--data-root", str(data), "--classes", "sky, lorry"]
+    for tool in (search_seg, finetune_seg):
+        assert tool.main([*arguments, "--out", str(tmp_path / "out")]) == 2
+        assert "lists no class 'lorry'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_a_list_named_classes_are_those_of_the_labels_from_0(drawn_cityscapes: Path) -> None:
