@@ -194,8 +194,9 @@ def catalogued(name: str) -> DataSet | None:
     metadata = MetadataCatalog.get(name)
     if _VOC.fullmatch(name) and "dirname" in metadata.as_dict():  # not someone's own data set of such a name
         return VOC(name, Path(metadata.dirname), metadata.split)
-    if _COCO.fullmatch(name):
-        return COCO(name, Path(metadata.image_root), Path(metadata.get(OWN_FILE) or metadata.json_file))
+    json_file = metadata.get(OWN_FILE) or metadata.get("json_file")
+    if _COCO.fullmatch(name) and json_file and "image_root" in metadata.as_dict():
+        return COCO(name, Path(metadata.image_root), Path(json_file))
     if _CITYSCAPES.fullmatch(name):
         return Cityscapes(name, Path(metadata.image_dir), Path(metadata.gt_dir))
     return None
