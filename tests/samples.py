@@ -1,13 +1,17 @@
 """What tests of several rooms build on: a tiny search space, random images, a supernet of random weights."""
 
+import contextlib
 import itertools
+import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from data_plugin import SearchSpace
@@ -173,3 +177,64 @@ def drawn_names(voc: Path, split: str) -> list[list[str]]:
     folder = voc / "VOC2007"
     images = (folder / "ImageSets" / "Main" / f"{split}.txt").read_text().split()
     return [re.findall(r"<name>(.*)</name>", (folder / "Annotations" / f"{name}.xml").read_text()) for name in images]
+
+
+OWN_CATEGORIES = {"walker": 7, "vehicle": 3, "hound": 12}
+"""Categories and their ids, listed in another order than that of the ids."""
+
+OBJECTS = ("walker", "hound", "vehicle", "vehicle")
+"""The categories of the objects of every image of :func:`draw_own_coco`."""
+
+
+def draw_own_coco(root: Path, train: int = 4, val: int = 2) -> Path:
+    """Draw a data set in COCO's layout whose categories are its own, every object a bar with its polygon.
+
+    Args:
+        root: the folder that gets the data set.
+        train: images of train2017.
+        val: images of val2017.
+    """
+    rng = np.random.default_rng(0)
+    for split, count in (("train2017", train), ("val2017", val)):
+        (root / split).mkdir(parents=True)
+        images, annotations = [], []
+        for number in range(count):
+            pixels = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)
+            for place, name in enumerate(OBJECTS):
+                x, width = 4 + 22 * place, 18
+                pixels[10:50, x : x + width] = 20 * OWN_CATEGORIES[name]
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": number,
+                        "category_id": OWN_CATEGORIES[name],
+                        "bbox": [x, 10, width, 40],
+                        "area": width * 40,
+                        "segmentation": [[x, 10, x + width, 10, x + width, 50, x, 50]],
+                        "iscrowd": 0,
+                    }
+                )
+            Image.fromarray(pixels).save(root / split / f"{number}.png")
+            images.append({"id": number, "file_name": f"{number}.png", "width": 96, "height": 64})
+        categories = [{"id": number, "name": name} for name, number in OWN_CATEGORIES.items()]
+        (root / "annotations").mkdir(exist_ok=True)
+        contents = {"images": images, "annotations": annotations, "categories": categories}
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(contents))
+    return root
+
+
+@contextlib.contextmanager
+def unchanged_catalogs() -> Iterator[None]:
+    """Give detectron2's catalogs back at the end what they held at the start."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    data_sets = dict(DatasetCatalog.data)
+    metadata = {name: (each, dict(vars(each))) for name, each in MetadataCatalog.data.items()}
+    yield
+    DatasetCatalog.data.clear()
+    DatasetCatalog.data.update(data_sets)
+    MetadataCatalog.data.clear()
+    for name, (each, values) in metadata.items():
+        vars(each).clear()
+        vars(each).update(values)
+        MetadataCatalog.data[name] = each

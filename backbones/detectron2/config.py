@@ -10,10 +10,12 @@ from detectron2.config import get_cfg
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import Res5ROIHeads
 
-from data_plugin.backbones.detectron2.datasets import below, image_files, register_classes
+from data_plugin.backbones.detectron2.coco_classes import find_coco_classes
+from data_plugin.backbones.detectron2.datasets import COCO, VOC, below, data_sets_of, image_files
 from data_plugin.backbones.detectron2.finetune import finetune
 from data_plugin.backbones.detectron2.images import ModelInputs
 from data_plugin.backbones.detectron2.iterations import set_iterations
+from data_plugin.backbones.detectron2.own_classes import register_classes
 from data_plugin.backbones.detectron2.swap import with_data_resnet
 from data_plugin.backbones.detectron2.voc_classes import find_voc_classes
 from data_plugin.backbones.detectron2.weights import BY_NAME_ENDINGS
@@ -63,7 +65,7 @@ class Detectron2Config(FrameworkConfig):
         torch.device(cfg.MODEL.DEVICE)  # what is no device fails here, not only where a model is built
         self.cfg = with_data_resnet(cfg)
         self._placed = [] if data_root is None else below(data_root, self.cfg)
-        find_voc_classes(self.cfg, self._placed, classes)
+        self._find_classes(classes)
 
     @property
     def input_format(self) -> InputFormat:
@@ -113,8 +115,8 @@ class Detectron2Config(FrameworkConfig):
         text = (
             f"# {arch}. It trains with detectron2's tools/train_net.py, or any script of yours, after the line\n"
             f"#   import {__package__}\n"
-            f"# with the data sets below $DETECTRON2_DATASETS. Where DATASETS.CLASSES names classes, those of VOC get\n"
-            f"# them when the model is built.\n{cfg.dump()}"
+            f"# with the data sets below $DETECTRON2_DATASETS. Where DATASETS.CLASSES names classes, those of VOC and\n"
+            f"# COCO get them when the model is built.\n{cfg.dump()}"
         )
         write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
@@ -132,6 +134,17 @@ class Detectron2Config(FrameworkConfig):
             data_set.register()
         register_classes(self.cfg)
         return finetune(self.cfg, out, resume=resume, eval_only=eval_only, weights=weights, began=began)
+
+    def _find_classes(self, classes: Sequence[str] | None) -> None:
+        voc, coco = data_sets_of(VOC, self.cfg, self._placed), data_sets_of(COCO, self.cfg, self._placed)
+        if classes is not None and not voc and all(each.is_of_keypoints for each in coco):
+            names = dict.fromkeys((*self.cfg.DATASETS.TRAIN, *self.cfg.DATASETS.TEST))
+            raise UserError(
+                f"the classes {', '.join(classes)} are given, but they can be named for detectron2's data sets of VOC "
+                f"and of COCO's objects alone, and the config has {', '.join(names) or 'none'}"
+            )
+        find_voc_classes(self.cfg, self._placed, classes)
+        find_coco_classes(self.cfg, self._placed, classes)
 
     @property
     def _is_c4(self) -> bool:

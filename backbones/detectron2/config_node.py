@@ -22,7 +22,7 @@ def add_data_resnet_config(cfg: CfgNode) -> None:
     node.RES5_EXTRA_NORM = False
     # Recompute every block in the backward pass instead of keeping its activations.
     node.WITH_CP = False
-    # The classes of VOC data sets, in order; empty leaves those of detectron2's catalogs, VOC's twenty.
+    # The classes of VOC and COCO data sets, in order; empty leaves those of detectron2's catalogs and of COCO's files.
     cfg.DATASETS.CLASSES = ()
 
 

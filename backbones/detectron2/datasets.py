@@ -10,19 +10,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_voc_instances, register_coco_instances, register_pascal_voc
+from detectron2.data.datasets import register_coco_instances, register_pascal_voc
 from detectron2.data.datasets.cityscapes import load_cityscapes_instances
 
 from data_plugin.images.image_folder import ImageFolder
-from data_plugin.images.voc import CLASSES, VOCSplit, object_names, voc_root
+from data_plugin.images.voc import VOCSplit, voc_root
 from data_plugin.utils.errors import UserError
 
 Record = dict[str, Any]
 """One image as detectron2's data sets, loaders and models describe it."""
+
+Kind = TypeVar("Kind", bound="DataSet")
+
+OWN_FILE = "own_json_file"
+"""The metadata of ours that names the file of a COCO data set with classes of its own, which has no ``json_file``."""
 
 _VOC = re.compile(r"voc_(2007|2012)_(\w+)")
 _COCO = re.compile(r"(keypoints_)?coco_(2014|2017)_(train|val|val_100|minival|valminusminival)")
@@ -81,6 +86,11 @@ class COCO(DataSet):
     """Images that a file in COCO's format describes."""
 
     json_file: Path
+
+    @property
+    def is_of_keypoints(self) -> bool:
+        """Whether it labels people's keypoints, so that its class is the person alone."""
+        return self.name.startswith("keypoints_")
 
     def images(self) -> list[Path]:
         """The images that the file lists; where there is no such file, all of the folder, with a warning."""
@@ -184,42 +194,26 @@ def catalogued(name: str) -> DataSet | None:
     metadata = MetadataCatalog.get(name)
     if _VOC.fullmatch(name) and "dirname" in metadata.as_dict():  # not someone's own data set of such a name
         return VOC(name, Path(metadata.dirname), metadata.split)
-    if _COCO.fullmatch(name):
-        return COCO(name, Path(metadata.image_root), Path(metadata.json_file))
+    json_file = metadata.get(OWN_FILE) or metadata.get("json_file")
+    if _COCO.fullmatch(name) and json_file and "image_root" in metadata.as_dict():
+        return COCO(name, Path(metadata.image_root), Path(json_file))
     if _CITYSCAPES.fullmatch(name):
         return Cityscapes(name, Path(metadata.image_dir), Path(metadata.gt_dir))
     return None
 
 
-def voc_data_sets(cfg: CfgNode, placed: Sequence[DataSet] = ()) -> list[VOC]:
-    """The VOC data sets that a config names and detectron2 knows.
+def data_sets_of(kind: type[Kind], cfg: CfgNode, placed: Sequence[DataSet] = ()) -> list[Kind]:
+    """The data sets of a kind that a config names and detectron2 knows.
 
     Args:
+        kind: such as :class:`VOC`.
         cfg: the config.
         placed: those of its data sets that are elsewhere than detectron2's catalogs say.
     """
     by_name = {each.name: each for each in placed}
-    names = [name for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)) if _VOC.fullmatch(name)]
+    names = dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     found = (by_name.get(name) or catalogued(name) for name in names if name in by_name or name in DatasetCatalog)
-    return [each for each in found if isinstance(each, VOC)]
-
-
-def register_classes(cfg: CfgNode) -> None:
-    """Let detectron2's catalogs have the VOC data sets of a config with the classes of its ``DATASETS.CLASSES``.
-
-    Without any, those that had classes by this function get VOC's twenty back, and no others are touched.
-
-    Args:
-        cfg: the config.
-    """
-    for each in voc_data_sets(cfg):
-        is_ours = getattr(DatasetCatalog[each.name], "func", None) is _load_voc
-        if not (cfg.DATASETS.CLASSES or is_ours):
-            continue
-        classes = tuple(cfg.DATASETS.CLASSES) or CLASSES
-        # detectron2 refuses other classes than the first, and its demo asks for the metadata before there is a model.
-        vars(MetadataCatalog.get(each.name))["thing_classes"] = list(classes)
-        DatasetCatalog[each.name] = partial(_load_voc, each, classes)
+    return [each for each in found if isinstance(each, kind)]
 
 
 def read_records(name: str) -> list[Record]:
@@ -230,7 +224,7 @@ def read_records(name: str) -> list[Record]:
     """
     _require_known(name)
     metadata = MetadataCatalog.get(name)
-    for field in ("dirname", "json_file", "image_root", "image_dir", "gt_dir"):
+    for field in ("dirname", "json_file", OWN_FILE, "image_root", "image_dir", "gt_dir"):
         if path := metadata.get(field):
             _require_there(Path(path), name)
     try:
@@ -239,7 +233,7 @@ def read_records(name: str) -> list[Record]:
         raise UserError(f"the data set {name} needs a package that is not installed: {error}") from error
     except (LookupError, ValueError, TypeError, AssertionError, AttributeError, OSError) as error:
         reason = " ".join(str(error.args[0] if error.args else type(error).__name__).split())
-        source = metadata.get("json_file", metadata.get("image_dir", "its files"))
+        source = metadata.get(OWN_FILE) or metadata.get("json_file", metadata.get("image_dir", "its files"))
         raise UserError(f"the data set {name} cannot be read from {source}: {reason}") from error
 
 
@@ -264,17 +258,6 @@ def _image_files(name: str, data_set: DataSet | None) -> list[Path]:
         images = data_set.images()
     require_images(images, name)
     return images
-
-
-def _load_voc(data_set: VOC, classes: tuple[str, ...]) -> list[Record]:
-    """The images with their objects of some classes; detectron2's own function fails at an object of any other."""
-    split = data_set.listed
-    found = {name for image in split.names for name in object_names(split.annotation(image))}
-    others = sorted(found.difference(classes))
-    records = load_voc_instances(str(data_set.folder), data_set.split, [*classes, *others])
-    for record in records:
-        record["annotations"] = [each for each in record["annotations"] if each["category_id"] < len(classes)]
-    return records
 
 
 def _voc_below(names: Sequence[str], data_root: Path) -> list[DataSet]:

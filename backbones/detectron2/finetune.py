@@ -66,6 +66,7 @@ class Trainer(DefaultTrainer):
                 tasks=tuple(task for task, wanted in asked.items() if wanted),
                 output_dir=str(Path(cfg.OUTPUT_DIR) / "inference"),
                 kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+                allow_cached_coco=False,  # of labels numbered by DATASETS.CLASSES, which may be another run's
             )
         return EVALUATORS[kind](dataset_name)
 

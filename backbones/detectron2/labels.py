@@ -12,10 +12,28 @@ from detectron2.evaluation.pascal_voc_evaluation import parse_rec
 from data_plugin.backbones.detectron2.cityscapes import require_cityscapesscripts
 from data_plugin.backbones.detectron2.datasets import VOC, Record, catalogued, read_records, require_images
 from data_plugin.images.voc import check_voc
+from data_plugin.images.voc_boxes import AnnotatedImage, annotated_images, check_boxes, of_other_size
 from data_plugin.utils.errors import UserError
 
 CLASSES_OF = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET"}
 """Where each meta-architecture that detects objects, and nothing else, has its number of classes."""
+
+
+def named_in_config(cfg: CfgNode) -> tuple[str, ...] | None:
+    """The classes that ``DATASETS.CLASSES`` names; None where it names none."""
+    return tuple(cfg.DATASETS.CLASSES) or None
+
+
+def give_classes(cfg: CfgNode, classes: Sequence[str]) -> None:
+    """Name the classes of a config's data sets, and give all heads for objects their number.
+
+    Args:
+        cfg: the config; changed.
+        classes: the classes, in the order of their labels.
+    """
+    cfg.DATASETS.CLASSES = tuple(classes)
+    for node in CLASSES_OF.values():
+        cfg.MODEL[node].NUM_CLASSES = len(classes)
 
 
 def require_data_sets(names: Sequence[str]) -> Mapping[str, list[Record]]:
@@ -88,6 +106,18 @@ def require_same_classes(names: Sequence[str]) -> None:
             )
 
 
+def _check_images(images: Sequence[AnnotatedImage]) -> None:
+    check_boxes(images, last=1)
+    other = of_other_size(images)
+    if other:
+        (width, height), said = other[0].size, other[0].said_size
+        raise UserError(
+            f"{other[0].annotation} gives {'no size' if said is None else f'the size {said[0]}x{said[1]}'} where its "
+            f"image has {width}x{height} pixels, the first of {len(other)} such annotations; detectron2 reads no image "
+            "of another size: correct <size>, and the boxes if they are in pixels of that size"
+        )
+
+
 def _class_names(name: str) -> Sequence[str]:
     return MetadataCatalog.get(name).get("thing_classes", ())
 
@@ -104,6 +134,7 @@ def _labelled(name: str) -> list[Record]:
     data_set, metadata = catalogued(name), MetadataCatalog.get(name)
     if isinstance(data_set, VOC) and data_set.folder.is_dir():
         check_voc(data_set.listed)
+        _check_images(annotated_images(data_set.listed))
     if metadata.get("evaluator_type", "").startswith("cityscapes"):
         require_cityscapesscripts()
     records = read_records(name)

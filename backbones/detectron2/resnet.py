@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from data_plugin.backbones import data_resnet
 from data_plugin.backbones.bottleneck import Norm
 from data_plugin.backbones.detectron2.config_node import architecture, require_plain_resnet
-from data_plugin.backbones.detectron2.datasets import register_classes
+from data_plugin.backbones.detectron2.own_classes import register_classes
 from data_plugin.backbones.detectron2.weights import LoadedWhole
 from data_plugin.space.arch import Arch
 from data_plugin.utils.errors import UserError

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 
-from data_plugin.backbones.detectron2.datasets import DataSet, voc_data_sets
-from data_plugin.backbones.detectron2.labels import CLASSES_OF
+from data_plugin.backbones.detectron2.datasets import VOC, DataSet, data_sets_of
+from data_plugin.backbones.detectron2.labels import give_classes, named_in_config
 from data_plugin.images.voc import CLASSES
 from data_plugin.images.voc_classes import find_classes
 from data_plugin.utils.errors import UserError
@@ -22,24 +22,17 @@ def find_voc_classes(cfg: CfgNode, placed: Sequence[DataSet], given: Sequence[st
         given: the classes, in order; None takes those of ``DATASETS.CLASSES``, else those of the data.
 
     Raises:
-        UserError: if classes are given and no data set is VOC's, detectron2 cannot evaluate one of them, or see
+        UserError: if detectron2 cannot evaluate one of the classes, or see
             :func:`~data_plugin.images.voc_classes.find_classes`.
     """
-    data_sets = voc_data_sets(cfg, placed)
+    data_sets = data_sets_of(VOC, cfg, placed)
     if not data_sets:
-        if given is not None:
-            raise UserError(
-                f"the classes {', '.join(given)} are given, but they can be named for data sets in VOC's layout alone, "
-                "and the config has none"
-            )
         return
-    named = (tuple(cfg.DATASETS.CLASSES) or None) if given is None else given
+    named = named_in_config(cfg) if given is None else given
     classes = find_classes([each.listed for each in data_sets], named)
     if named is None and classes == CLASSES:
         return
     for name in classes:
         if "/" in name:
             raise UserError(f"detectron2's evaluator writes a file of each class, so none can be called {name!r}")
-    cfg.DATASETS.CLASSES = classes
-    for node in CLASSES_OF.values():
-        cfg.MODEL[node].NUM_CLASSES = len(classes)
+    give_classes(cfg, classes)

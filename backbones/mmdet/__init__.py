@@ -4,8 +4,9 @@ In a config: ``custom_imports = dict(imports=["data_plugin.backbones.mmdet"])`` 
 ``backbone=dict(type="DATAResNet", arch="d3-2-17-3_w32-48-96-192-512", ...)``.
 """
 
-from mmdet.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
+from mmdet.registry import DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS
 
+from data_plugin.backbones.mmdet.coco_classes import OwnCocoDataset, OwnCocoMetric
 from data_plugin.backbones.mmdet.shared_head import DATAResLayer
 from data_plugin.backbones.mmdet.voc import IncludeDifficult, OwnVOCDataset, UnlabelledVOCDataset
 from data_plugin.backbones.openmmlab.precise_bn import PreciseBNHook
@@ -15,6 +16,8 @@ __all__ = [
     "DATAResLayer",
     "IncludeDifficult",
     "OpenMMLabResNet",
+    "OwnCocoDataset",
+    "OwnCocoMetric",
     "OwnVOCDataset",
     "PreciseBNHook",
     "UnlabelledVOCDataset",
@@ -24,5 +27,7 @@ MODELS.register_module(name="DATAResNet", module=OpenMMLabResNet)
 MODELS.register_module(module=DATAResLayer)
 HOOKS.register_module(module=PreciseBNHook)
 TRANSFORMS.register_module(module=IncludeDifficult)
+DATASETS.register_module(module=OwnCocoDataset)
+METRICS.register_module(module=OwnCocoMetric)
 DATASETS.register_module(module=OwnVOCDataset)
 DATASETS.register_module(module=UnlabelledVOCDataset)

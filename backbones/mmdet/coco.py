@@ -41,7 +41,7 @@ def place_coco(config: Config, data_root: Path | None) -> None:
             if loader != "test_dataloader":  # COCO publishes no annotations of its test set
                 _check_layout(root, leaf)
             leaf.data_root = f"{root.resolve()}/"
-            for entry in _entries(config.get(EVALUATORS.get(loader, ""))):
+            for entry in evaluators(config.get(EVALUATORS.get(loader, ""))):
                 for key, value in entry.items():
                     if before and isinstance(value, str) and value.startswith(before):
                         entry[key] = leaf.data_root + value.removeprefix(before)
@@ -59,7 +59,7 @@ def check_coco_labels(config: Config, loader: str) -> None:
             categories, or the model's heads have another number of classes.
     """
     for leaf in filter(is_coco, leaves(config[loader].dataset)):
-        path = Path(leaf.data_root) / leaf.ann_file
+        path = annotation_file(leaf)
         try:
             contents = json.loads(path.read_text())
             categories = {each["id"]: each["name"] for each in contents["categories"]}
@@ -84,6 +84,18 @@ def check_coco_labels(config: Config, loader: str) -> None:
         require_classes(config.model, len(classes), path)
 
 
+def annotation_file(leaf: ConfigDict) -> Path:
+    """Where the annotations of a COCO data set entry are."""
+    return Path(leaf.get("data_root") or "") / (leaf.get("ann_file") or "")
+
+
+def evaluators(evaluator: Any) -> list[ConfigDict]:
+    """The entries of a config's ``val_evaluator`` or ``test_evaluator``, of which it has one, several or none."""
+    if evaluator is None:
+        return []
+    return list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
+
+
 def _check_layout(root: Path, leaf: ConfigDict) -> None:
     wanted = [leaf.ann_file, *(part for part in (leaf.get("data_prefix") or {}).values() if isinstance(part, str))]
     layout = f"expected {' and '.join(wanted)} in it, as in COCO's layout"
@@ -92,12 +104,6 @@ def _check_layout(root: Path, leaf: ConfigDict) -> None:
     for part in wanted:
         if not (root / part).exists():
             raise UserError(f"the data root {root} has no {part}; {layout}")
-
-
-def _entries(evaluator: Any) -> list[ConfigDict]:
-    if evaluator is None:
-        return []
-    return list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
 
 
 def _some(names: Iterable[str]) -> str:

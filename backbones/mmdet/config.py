@@ -10,13 +10,22 @@ from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 
 from data_plugin.backbones.mmdet.coco import check_coco_labels, place_coco
+from data_plugin.backbones.mmdet.coco_classes import find_coco_classes, has_own_classes
 from data_plugin.backbones.mmdet.figures import metric_names
 from data_plugin.backbones.mmdet.shared_head import DATAResLayer
-from data_plugin.backbones.mmdet.voc import check_lists, check_voc_labels, drop_absent_years, place, unlabelled
+from data_plugin.backbones.mmdet.voc import (
+    check_lists,
+    check_voc_labels,
+    drop_absent_years,
+    is_voc,
+    place,
+    unlabelled,
+)
 from data_plugin.backbones.mmdet.voc_classes import find_voc_classes
 from data_plugin.backbones.openmmlab.config import OpenMMLabConfig
-from data_plugin.backbones.openmmlab.config_file import LOADERS
+from data_plugin.backbones.openmmlab.config_file import LOADERS, leaves
 from data_plugin.backbones.openmmlab.resnet import OpenMMLabResNet
+from data_plugin.utils.errors import UserError
 
 
 class MMDetConfig(OpenMMLabConfig):
@@ -28,7 +37,7 @@ class MMDetConfig(OpenMMLabConfig):
             data sets still count VOC 2012 even where it is missing.
         data_root: the folder that holds the data sets (for VOC: ``VOC2007`` or ``VOCdevkit``; for COCO: what the
             config's own ``data_root`` names, with ``annotations`` and ``train2017``), instead of the config's.
-        classes: the classes of VOC data sets, in order; see :class:`FrameworkConfig`.
+        classes: the classes of VOC and COCO data sets, in order; see :class:`FrameworkConfig`.
 
     Raises:
         UserError: see :class:`~data_plugin.frameworks.framework_config.FrameworkConfig`.
@@ -48,7 +57,14 @@ class MMDetConfig(OpenMMLabConfig):
         check_lists(self.cfg.train_dataloader.dataset)
 
     def _find_classes(self, classes: Sequence[str] | None) -> None:
+        data_sets = [leaf for loader in LOADERS for leaf in leaves(self.cfg[loader].dataset)]
+        if classes is not None and not any(is_voc(leaf) or has_own_classes(leaf) for leaf in data_sets):
+            raise UserError(
+                f"the classes {', '.join(classes)} are given, but they can be named for VOCDataset and CocoDataset "
+                f"alone, and the config has {' and '.join(sorted({str(leaf.type) for leaf in data_sets}))}"
+            )
         find_voc_classes(self.cfg, classes)
+        find_coco_classes(self.cfg, classes)
 
     def _unlabelled(self, leaf: ConfigDict, pipeline: Sequence[Any]) -> ConfigDict:
         return unlabelled(leaf, pipeline)

@@ -1,11 +1,12 @@
-"""MMDetection's own data set classes, without what importing them says about optional parts that are absent."""
+"""MMDetection's own data sets and evaluators, without what importing them says about optional parts that are absent."""
 
 import contextlib
 import io
 import warnings
 
 with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
-    import mmdet.evaluation  # noqa: F401
     from mmdet.datasets import CocoDataset, VOCDataset
+    from mmdet.datasets.api_wrappers import COCO
+    from mmdet.evaluation import CocoMetric
 
-__all__ = ["CocoDataset", "VOCDataset"]
+__all__ = ["COCO", "CocoDataset", "CocoMetric", "VOCDataset"]

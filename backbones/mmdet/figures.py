@@ -33,7 +33,7 @@ def metric_names(evaluator: Any) -> Mapping[str, str]:
                 )
             return {name: f"{prefix or 'pascal_voc'}/{'mAP' if name == 'AP' else name}" for name in FIGURES}
         kinds = [kind for kind in ("bbox", "segm") if kind in ([scored] if isinstance(scored, str) else scored)]
-        if entry.type == "CocoMetric" and kinds:
+        if entry.type in ("CocoMetric", "OwnCocoMetric") and kinds:
             return {
                 ("mask " if kind == "segm" else "") + name: f"{prefix or 'coco'}/{kind}_{figure}"
                 for kind in kinds

@@ -14,7 +14,8 @@ from mmengine.config import Config, ConfigDict
 from data_plugin.backbones.mmdet.datasets import VOCDataset
 from data_plugin.backbones.mmdet.labels import class_names, kind, require_classes
 from data_plugin.backbones.openmmlab.config_file import leaves
-from data_plugin.images.voc import VOCSplit, check_voc, listed_names, voc_root
+from data_plugin.images.voc import VOCSplit, check_voc, listed_names, object_names, voc_root
+from data_plugin.images.voc_boxes import AnnotatedImage, annotated_images, check_boxes, of_other_size
 from data_plugin.utils.errors import UserError
 
 
@@ -122,15 +123,18 @@ def check_voc_labels(config: Config, loader: str) -> None:
         loader: ``train_dataloader`` or ``val_dataloader``.
 
     Raises:
-        UserError: naming the first file that is missing or unreadable, the first head of the model with another number
-            of classes than the data set, or the list of images without any object of the classes.
+        UserError: naming the first file that is missing or unreadable, the first object that covers nothing of its
+            image, the first head of the model with another number of classes than the data set, or the list of images
+            without any object of the classes.
     """
     entries = list(filter(is_voc, leaves(config[loader].dataset)))
     labelled = False
     for leaf in entries:
         objects, classes = check_voc(split_of(leaf)), class_names(leaf)
+        _check_images(annotated_images(split_of(leaf)))
         require_classes(config.model, len(classes), leaf.ann_file)
         labelled |= any(name in objects for name in classes)
+        _count_empty(leaf, classes)
     if entries and not labelled:
         raise UserError(
             f"no image of {' and '.join(str(split_of(leaf).listing) for leaf in entries)} has an object of the classes "
@@ -144,6 +148,32 @@ def unlabelled(leaf: ConfigDict, pipeline: Sequence[Any]) -> ConfigDict:
     if is_voc(leaf):
         changed.type = UnlabelledVOCDataset
     return changed
+
+
+def _check_images(images: Sequence[AnnotatedImage]) -> None:
+    check_boxes(images, last=0)
+    other = [image for image in of_other_size(images) if image.said_size is not None]
+    if other:
+        (width, height), (said_width, said_height) = other[0].size, other[0].said_size or (0, 0)
+        warnings.warn(
+            f"{len(other)} annotations give another size than their image has, the first is {other[0].annotation} "
+            f"({said_width}x{said_height}, where the image has {width}x{height}): MMDetection takes boxes as pixels of "
+            "the image, and the size for its filter_cfg alone",
+            stacklevel=4,
+        )
+
+
+def _count_empty(leaf: ConfigDict, classes: Sequence[str]) -> None:
+    """Say how many images training leaves out, which MMDetection does not."""
+    split = split_of(leaf)
+    names = split.names
+    empty = [name for name in names if not {*classes} & {*object_names(split.annotation(name))}]
+    if empty and not leaf.get("test_mode") and (leaf.get("filter_cfg") or {}).get("filter_empty_gt"):
+        warnings.warn(
+            f"{len(empty)} of the {len(names)} images of {split.listing} have no object of the classes, the first is "
+            f"{empty[0]}: training leaves them out, as filter_cfg says",
+            stacklevel=4,
+        )
 
 
 def _folder(leaf: ConfigDict) -> Path:

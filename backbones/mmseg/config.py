@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import ConfigDict
 from mmseg.registry import MODELS
 
+from data_plugin.backbones.mmseg.classes import find_classes
 from data_plugin.backbones.mmseg.datasets import check_labels, place, unlabelled
 from data_plugin.backbones.mmseg.resnet import MMSegResNet
 from data_plugin.backbones.openmmlab.config import OpenMMLabConfig
@@ -29,7 +30,8 @@ class MMSegConfig(OpenMMLabConfig):
         path: the ``.py`` file.
         options: ``KEY=VALUE`` strings as MMSegmentation's ``--cfg-options`` takes them; keys must exist.
         data_root: the folder of the data set (for Cityscapes: the one that holds ``leftImg8bit`` and ``gtFine``),
-            instead of the config's.
+            instead of the config's. Where it holds a ``classes.txt`` the classes are those that it lists.
+        classes: the classes of data in Cityscapes' layout, in order; see :func:`find_classes`.
 
     Raises:
         UserError: see :class:`~data_plugin.frameworks.framework_config.FrameworkConfig`.
@@ -46,11 +48,7 @@ class MMSegConfig(OpenMMLabConfig):
             place(self.cfg[name].dataset, data_root)
 
     def _find_classes(self, classes: Sequence[str] | None) -> None:
-        if classes is not None:
-            raise UserError(
-                f"the classes {', '.join(classes)} are given, but they can be named for detectors alone, on data sets "
-                "in VOC's layout; a segmenter's are those of its config"
-            )
+        find_classes(self.cfg, classes)
 
     def _unlabelled(self, leaf: ConfigDict, pipeline: Sequence[Any]) -> ConfigDict:
         return unlabelled(leaf, pipeline)

@@ -28,8 +28,10 @@ class FrameworkConfig(ABC):
         path: the config file.
         options: ``KEY=VALUE`` strings that change entries, in the framework's own keys, which must exist.
         data_root: the folder that holds the data sets, instead of the config's.
-        classes: the classes of objects in data sets of VOC's layout, in order; None takes those that the config names,
-            and else reads them from the annotations, see :func:`~data_plugin.images.voc_classes.find_classes`.
+        classes: the classes of data sets in VOC's, COCO's or Cityscapes' layout, in order; None takes those that the
+            config names, else those of the data, see :func:`~data_plugin.images.voc_classes.find_classes`,
+            :func:`~data_plugin.images.coco_classes.find_classes` and
+            :func:`~data_plugin.images.class_list.read_class_list`.
 
     Raises:
         UserError: if the file is no config, an option has no such key or does not fit, the backbone is no plain ResNet,

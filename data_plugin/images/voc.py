@@ -113,6 +113,17 @@ def check_voc(split: VOCSplit) -> Counter[str]:
     objects: Counter[str] = Counter()
     for name in split.names:
         if not split.photograph(name).is_file():
-            raise UserError(f"{split.photograph(name)} is missing, but {split.listing.name} lists it")
+            raise UserError(
+                f"{split.photograph(name)} is missing, but {split.listing.name} lists it{_beside(split, name)}"
+            )
         objects.update(object_names(split.annotation(name)))
     return objects
+
+
+def _beside(split: VOCSplit, name: str) -> str:
+    """What to do about an image that is there under another ending than the frameworks look for; empty if it is not."""
+    wanted = split.photograph(name)
+    found = sorted(path.name for path in wanted.parent.glob("*") if path.stem == wanted.stem)
+    if not found:
+        return ""
+    return f"; there is {found[0]}, but the frameworks read JPEG files that end in .jpg: rename or convert it"

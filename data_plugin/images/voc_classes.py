@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from data_plugin.images.class_names import check_names, some
 from data_plugin.images.voc import CLASSES, VOCSplit, object_names
 from data_plugin.utils.errors import UserError
-
-MOST_LISTED = 30
-"""Classes that a message lists at most."""
 
 
 def find_classes(splits: Sequence[VOCSplit], named: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -33,7 +31,7 @@ def find_classes(splits: Sequence[VOCSplit], named: Sequence[str] | None = None)
             which is taken for a slip; ``named`` is empty or names a class twice; or an annotation cannot be read.
     """
     if named is not None:
-        _check_names(named)
+        check_names(named)
     listed = list(dict.fromkeys(annotation for split in splits for annotation in _annotations(split)))
     objects: Counter[str] = Counter()
     found_in: dict[str, Path] = {}
@@ -66,14 +64,6 @@ def _annotations(split: VOCSplit) -> list[Path]:
     return []
 
 
-def _check_names(named: Sequence[str]) -> None:
-    if not named or not all(name.strip() for name in named):
-        raise UserError(f"the classes {','.join(named)!r} have an empty name; expected names such as kangaroo,raccoon")
-    twice = [name for name, count in Counter(named).items() if count > 1]
-    if twice:
-        raise UserError(f"the classes {','.join(named)} name {twice[0]!r} twice; expected each once")
-
-
 def _leave_out(objects: Counter[str], found_in: dict[str, Path], named: Sequence[str]) -> None:
     """Say which objects are left out where ``named`` are some of their classes, and refuse what seems a slip."""
     outside = sorted(objects.keys() - set(named))
@@ -81,24 +71,18 @@ def _leave_out(objects: Counter[str], found_in: dict[str, Path], named: Sequence
     if outside and absent:
         raise UserError(
             f"{found_in[outside[0]]} has an object of class {outside[0]!r}, which is none of the classes "
-            f"{_some(named)}, while no annotation has a {absent[0]!r}; expected the classes that the annotations name "
-            f"({_some(sorted(objects))}) or some of them"
+            f"{some(named)}, while no annotation has a {absent[0]!r}; expected the classes that the annotations name "
+            f"({some(sorted(objects))}) or some of them"
         )
     if outside:
         _say(
-            f"objects whose class is not among {_some(named)} are left out: {_counted(objects, outside)} objects, "
+            f"objects whose class is not among {some(named)} are left out: {_counted(objects, outside)} objects, "
             f"the first in {found_in[outside[0]]}"
         )
 
 
 def _counted(objects: Counter[str], classes: Sequence[str]) -> str:
-    return _some([f"{name} {objects[name]}" for name in classes])
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = len(listed) - MOST_LISTED
-    return ", ".join(listed[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+    return some([f"{name} {objects[name]}" for name in classes])
 
 
 def _say(text: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import drawn_names, with_classes
+from samples import drawn_names, unchanged_catalogs, with_classes
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
@@ -45,16 +45,8 @@ QUICK = [
 
 @pytest.fixture(autouse=True)
 def _catalogs_as_they_were():
-    data_sets = dict(DatasetCatalog.data)
-    metadata = {name: (each, dict(vars(each))) for name, each in MetadataCatalog.data.items()}
-    yield
-    DatasetCatalog.data.clear()
-    DatasetCatalog.data.update(data_sets)
-    MetadataCatalog.data.clear()
-    for name, (each, values) in metadata.items():
-        vars(each).clear()
-        vars(each).update(values)
-        MetadataCatalog.data[name] = each
+    with unchanged_catalogs():
+        yield
 
 
 @pytest.fixture
@@ -196,9 +188,9 @@ def test_classes_that_detectron2_cannot_evaluate_are_refused(voc: Path):
         load(voc, classes=[*OWN, "a/b"])
 
 
-def test_classes_are_for_vocs_layout_alone():
-    with pytest.raises(UserError, match=r"the classes emu are given, but .* VOC's layout alone"):
-        load(None, name="faster_rcnn_fpn_coco", classes=["emu"])
+def test_classes_are_for_vocs_and_cocos_objects_alone():
+    with pytest.raises(UserError, match=r"the classes emu are given, but .* alone, and the config has cityscapes_fine"):
+        load(None, name="mask_rcnn_fpn_cityscapes", classes=["emu"])
 
 
 STOCK_SCRIPT = """

@@ -200,15 +200,6 @@ def test_data_sets_of_a_config_that_name_different_classes_are_refused(voc: Path
         load(path, voc, "val_dataloader.dataset.metainfo.classes=(raccoon,kangaroo)")
 
 
-def test_classes_are_for_vocs_layout_alone() -> None:
-    from data_plugin.backbones.mmdet.voc_classes import find_voc_classes
-
-    coco = {"dataset": {"type": "CocoDataset"}}
-    config = ConfigDict({f"{each}_dataloader": coco for each in ("train", "val", "test")})
-    with pytest.raises(UserError, match=r"the classes emu are given, but .* VOC's layout alone"):
-        find_voc_classes(config, ["emu"])
-
-
 @pytest.mark.slow
 def test_written_config_trains_with_mmdets_own_launcher(voc: Path, tmp_path: Path) -> None:
     path = written(tmp_path, load("faster_rcnn_c4_voc", voc))
