@@ -112,9 +112,12 @@ def write_report(out: Path, report: SearchReport) -> None:
         out: the folder of the search.
         report: the report.
     """
-    contents = json.dumps(report.to_json(), indent=1) + "\n"
-    for name, text in (("search.json", contents), ("report.html", html_report(report))):
-        write_whole(out / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
+    _write(out / "search.json", json.dumps(report.to_json(), indent=1) + "\n")
+    _write(out / "report.html", html_report(report))
+
+
+def _write(path: Path, text: str) -> None:
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_csv(path: Path, candidates: Candidates) -> None:
