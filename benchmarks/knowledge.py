@@ -3,10 +3,10 @@
 For every supernet and every folder of images three measures of the teacher, the largest network of the key branch, each
 with the least and the greatest of three random starts of the same network in brackets.
 
-- crops: how well it tells images apart by crops of them in other colours, as the check before a search does, and what
-  part of the way from its random start it has learnt by that;
-- halves: the same by one half of each image in colour and the other in grey;
-- rank: effective rank of the features, the exponential of the entropy of their squared singular values.
+- rank: effective rank of the features, as the check before a search takes it;
+- crops: of two crops of every image, in other places, sizes and colours, how many of the other images' second crops are
+  less like the first than its own, 1 for no mistake and 0.5 for a guess;
+- halves: the same by one half of each image in colour and the other in grey.
 
 With labels, to see which of them is right: how often a validation image's own class mean is nearer to it than another
 class's, for the teacher, and how the ranking by distance to the teacher at C5 agrees (Spearman) with that by labels,
@@ -27,16 +27,20 @@ import torch
 from image_files import ImageFiles
 from rankings import by_labels, correlation, distances, drawn, files
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.datasets import ImageFolder
 
 from data_plugin import Arch
 from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.backbones.extract import extract
 from data_plugin.images.open import open_images
-from data_plugin.search.knowledge import IMAGES, STARTS, apart, crops, features, knowledge_of
+from data_plugin.search.knowledge import IMAGES, STARTS, effective_rank, features
 from data_plugin.search.searcher import Searcher
 from data_plugin.supernet.checkpoint import Supernet, load_supernet
 from data_plugin.supernet.random_start import random_start
+
+CROP = 128
+"""Height and width of a crop in pixels."""
 
 Measure = Callable[[DATAResNet], float]
 
@@ -46,10 +50,31 @@ def halves_of(images: Tensor) -> tuple[Tensor, Tensor]:
     return images[..., :middle], images[..., -middle:].mean(1, keepdim=True).expand(-1, 3, -1, -1)
 
 
-def effective_rank(values: Tensor) -> float:
-    shares = torch.linalg.svdvals(values - values.mean(0)).square()
-    shares = shares / shares.sum()
-    return float(torch.exp(-(shares * shares.clamp_min(1e-12).log()).sum()))
+def crops_of(images: Tensor) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    first, second = zip(*((crop(image, generator), crop(image, generator)) for image in images), strict=True)
+    return torch.stack(first), torch.stack(second)
+
+
+def crop(image: Tensor, generator: torch.Generator) -> Tensor:
+    def drawn(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(*shape, generator=generator)
+
+    side = drawn(0.2, 0.6, 1).sqrt().item()
+    size = [int(length * side) for length in image.shape[1:]]
+    top, left = (int(drawn(0, whole - part + 1, 1)) for whole, part in zip(image.shape[1:], size, strict=True))
+    part = image[None, :, top : top + size[0], left : left + size[1]]
+    found = F.interpolate(part, size=(CROP, CROP), mode="bilinear", antialias=True)[0]
+    mirrored, in_grey = torch.rand(2, generator=generator).tolist()
+    found = found.flip(2) if mirrored < 0.5 else found
+    found = found * drawn(0.6, 1.4, 3, 1, 1) + image.std() * drawn(-0.5, 0.5, 3, 1, 1)
+    return found.mean(0, keepdim=True).expand(3, -1, -1) if in_grey < 0.2 else found
+
+
+def apart(first: Tensor, second: Tensor) -> float:
+    one, other = (F.normalize(each - each.mean(0), dim=1) for each in (first, second))
+    alike = one @ other.T
+    return ((alike < alike.diagonal()[:, None]).sum(1) / (len(alike) - 1)).mean().item()
 
 
 def beside_random(supernet: Supernet, measure: Measure) -> str:
@@ -59,16 +84,15 @@ def beside_random(supernet: Supernet, measure: Measure) -> str:
 
 
 def measures(files: ImageFiles) -> dict[str, Measure]:
-    batches = files.batches(16)
-    whole = torch.cat([batch.images for batch in batches])
+    whole = torch.cat([batch.images for batch in files.batches(16)])
 
     def told_apart(views: tuple[Tensor, Tensor]) -> Measure:
-        return lambda network: apart(*(features(network, each) for each in views)).mean().item()
+        return lambda network: apart(*(features(network, each) for each in views))
 
     return {
-        "crops": told_apart(crops(batches, 0)),
-        "halves": told_apart(halves_of(whole)),
         "rank": lambda network: effective_rank(features(network, whole)),
+        "crops": told_apart(crops_of(whole)),
+        "halves": told_apart(halves_of(whole)),
     }
 
 
@@ -98,8 +122,7 @@ def main() -> None:
         images = ImageFiles(found.tolist(), arguments.size)
         for path, supernet in supernets.items():
             texts = [f"{name} {beside_random(supernet, each)}" for name, each in measures(images).items()]
-            known = knowledge_of(supernet.key, images.batches(16))
-            print(folder, path, *texts, f"learnt {known.learnt:.2f}" if known else "", sep="  ", flush=True)
+            print(folder, path, *texts, sep="  ", flush=True)
     for path, supernet in supernets.items() if arguments.data else ():
         label, agreement = with_labels(supernet, arguments.data, arguments.networks, arguments.labelled)
         print(f"{path}  own class nearer {label:.3f}  ranking agrees {agreement:+.2f}", flush=True)

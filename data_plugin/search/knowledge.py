@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -21,35 +20,32 @@ from data_plugin.supernet.random_start import random_start
 IMAGES = 128
 """Images that are looked at, of those that were drawn for the search."""
 
-FEWEST = 16
-"""Images below which nothing can be said."""
+FEWEST = 32
+"""Images below which nothing can be said: the rank of so few features says how few they are."""
 
 STARTS = 3
 """Random starts that the teacher is compared with."""
 
-PIXELS = 128
-"""Height and width of a crop as the networks see it."""
-
-AREA = (0.2, 0.6)
-"""Least and greatest part of an image that a crop has."""
+PIXELS = 224
+"""Height and width at which the networks see an image."""
 
 TOGETHER = 16
-"""Crops in a batch, whose statistics batch norms use."""
+"""Images in a batch, whose statistics batch norms use."""
 
-LEAST = 0.2
-"""Part of the way from random weights to no mistake that a teacher must have come (docs/measurements/knowledge.md)."""
+MARGIN = 1.5
+"""How many times the directions of the best random start a teacher must have (docs/measurements/knowledge.md)."""
 
 
 @dataclass(frozen=True)
 class Knowledge:
-    """How well the teacher tells images apart, beside the same network from random weights.
+    """In how many directions the teacher's features of images differ, beside the same network from random weights.
 
-    Of two crops of every image, the second is compared with the first crop, and so are the second crops of all other
-    images; what counts is the part of these that are less alike, 1 for no mistake and 0.5 for a guess.
+    It is the effective rank of the covariance of pooled C5: the exponential of the entropy of its eigenvalues (Roy and
+    Vetterli, 2007; that it tells without labels which features are good: RankMe, Garrido et al., 2023).
 
     Args:
-        images: how many there were.
-        teacher: the mean over the images.
+        images: how many images there were.
+        teacher: the effective rank, at least 1.
         random: that of each random start.
     """
 
@@ -58,15 +54,9 @@ class Knowledge:
     random: tuple[float, ...]
 
     @property
-    def learnt(self) -> float:
-        """Part of the way from random weights to no mistake that the teacher has come; negative where it is behind."""
-        start = sum(self.random) / len(self.random)
-        return (self.teacher - start) / (1 - start) if start < 1 else 0.0
-
-    @property
     def suffices(self) -> bool:
         """Whether closeness to the teacher can be believed to be worth something."""
-        return self.learnt >= LEAST
+        return self.teacher > MARGIN * max(self.random)
 
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON values."""
@@ -79,84 +69,39 @@ class Knowledge:
 
 
 def knowledge_of(
-    key: DynamicResNet, batches: ImageBatches, seed: int = 0, progress: Callable[[int], None] = lambda crops: None
+    key: DynamicResNet, batches: ImageBatches, seed: int = 0, progress: Callable[[int], None] = lambda images: None
 ) -> Knowledge | None:
     """What the largest network of the key branch knows of images; None where they are fewer than :data:`FEWEST`.
 
     Args:
         key: the key branch, on the device to compute on.
         batches: the images; the first :data:`IMAGES` of them are looked at.
-        seed: of the crops and the random starts.
-        progress: called with a number of crops, times networks, when these are done.
+        seed: of the random starts.
+        progress: called with a number of images, times networks, when these are done.
     """
-    if sum(map(len, batches.parts)) < FEWEST:
+    if not passes(batches):
         return None
-    device = next(key.parameters()).device
-    first, second = crops(batches, seed)
+    device, largest = next(key.parameters()).device, key.space.largest
+    images = torch.stack([_resized(image) for image in islice(_images(batches), IMAGES)])
 
-    def told_apart(network: DATAResNet) -> float:
-        one, other = (features(network.to(device), each, progress) for each in (first, second))
-        return apart(one, other).mean().item()
+    def rank(network: DATAResNet) -> float:
+        return effective_rank(features(network.to(device), images, progress))
 
-    teacher = told_apart(extract(key, key.space.largest))
-    return Knowledge(
-        len(first), teacher, tuple(told_apart(random_start(key.space.largest, seed + start)) for start in range(STARTS))
-    )
+    random = (rank(random_start(largest, seed + start)) for start in range(STARTS))
+    return Knowledge(len(images), rank(extract(key, largest)), tuple(random))
 
 
-def comparisons(batches: ImageBatches) -> int:
-    """Crops that :func:`knowledge_of` passes through networks; 0 for too few images."""
+def passes(batches: ImageBatches) -> int:
+    """Images times networks that :func:`knowledge_of` computes; 0 for too few images."""
     images = sum(map(len, batches.parts))
-    return 0 if images < FEWEST else 2 * min(images, IMAGES) * (1 + STARTS)
+    return 0 if images < FEWEST else min(images, IMAGES) * (1 + STARTS)
 
 
-def apart(first: Tensor, second: Tensor) -> Tensor:
-    """For every image (N,), the part of the other images that are less like its first crop than its own second crop.
-
-    Args:
-        first: features (N, C) of the first crops.
-        second: those of the second crops.
-    """
-    one, other = (F.normalize(each - each.mean(0), dim=1) for each in (first, second))
-    alike = one @ other.T
-    return (alike < alike.diagonal()[:, None]).sum(1) / (len(alike) - 1)
-
-
-def crops(batches: ImageBatches, seed: int) -> tuple[Tensor, Tensor]:
-    """Two crops (N, 3, H, W) of every image: other places and sizes, mirrored or not, in other colours, some in grey.
-
-    Args:
-        batches: images as the task's framework feeds them.
-        seed: of everything random.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    found = [(_crop(image, generator), _crop(image, generator)) for image in islice(_images(batches), IMAGES)]
-    first, second = zip(*found, strict=True)
-    return torch.stack(first), torch.stack(second)
-
-
-def _images(batches: ImageBatches) -> Iterator[Tensor]:
-    """Every image without its padding."""
-    for batch in batches:
-        for image, (height, width) in zip(batch.images, batch.sizes, strict=True):
-            yield image[:, :height, :width]
-
-
-def _crop(image: Tensor, generator: torch.Generator) -> Tensor:
-    def drawn(low: float, high: float, *shape: int) -> Tensor:
-        return low + (high - low) * torch.rand(*shape, generator=generator)
-
-    side = drawn(*AREA, 1).sqrt().item()
-    size = [max(1, int(length * side)) for length in image.shape[1:]]
-    top, left = (int(drawn(0, whole - part + 1, 1)) for whole, part in zip(image.shape[1:], size, strict=True))
-    part = image[None, :, top : top + size[0], left : left + size[1]]
-    crop = F.interpolate(part, size=(PIXELS, PIXELS), mode="bilinear", antialias=True)[0]
-    mirrored, in_grey = torch.rand(2, generator=generator).tolist()
-    if mirrored < 0.5:
-        crop = crop.flip(2)
-    # Not every framework's pixels have a deviation of 1.
-    crop = crop * drawn(0.6, 1.4, 3, 1, 1) + image.std() * drawn(-0.5, 0.5, 3, 1, 1)
-    return crop.mean(0, keepdim=True).expand(3, -1, -1) if in_grey < 0.2 else crop
+def effective_rank(features: Tensor) -> float:
+    """Effective rank of the covariance of features (N, C), between 1 and the smaller of N - 1 and C."""
+    shares = torch.linalg.svdvals((features - features.mean(0)).double()).square()
+    shares = shares / shares.sum()
+    return float(torch.special.entr(shares).sum().exp())
 
 
 def features(network: DATAResNet, images: Tensor, progress: Callable[[int], None] = lambda images: None) -> Tensor:
@@ -171,12 +116,18 @@ def features(network: DATAResNet, images: Tensor, progress: Callable[[int], None
     found = []
     network.train()
     with torch.inference_mode():
-        for part in images.split(_part(len(images))):
+        for part in images.tensor_split(-(-len(images) // TOGETHER)):
             found.append(network(part.to(device))[-1].mean((2, 3)).float().cpu())
             progress(len(part))
     return torch.cat(found)
 
 
-def _part(count: int) -> int:
-    """Crops in a batch, so that all batches are about equal."""
-    return math.ceil(count / math.ceil(count / TOGETHER))
+def _images(batches: ImageBatches) -> Iterator[Tensor]:
+    """Every image without its padding."""
+    for batch in batches:
+        for image, (height, width) in zip(batch.images, batch.sizes, strict=True):
+            yield image[:, :height, :width]
+
+
+def _resized(image: Tensor) -> Tensor:
+    return F.interpolate(image[None], size=(PIXELS, PIXELS), mode="bilinear", antialias=True)[0]

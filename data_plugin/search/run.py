@@ -21,7 +21,7 @@ from data_plugin.images.batch import ImageBatches, draw_batches
 from data_plugin.images.open import open_images
 from data_plugin.search.comparison import Reduction
 from data_plugin.search.found import Search
-from data_plugin.search.knowledge import Knowledge, comparisons, knowledge_of
+from data_plugin.search.knowledge import Knowledge, knowledge_of, passes
 from data_plugin.search.plan import SearchPlan, foresee
 from data_plugin.search.report.folder import PARTIAL, numbered_folder, require_free, write_search
 from data_plugin.search.report.search_report import Images, SearchReport, Winner, pick_front, pick_winner, tabulate
@@ -320,8 +320,8 @@ def _prepare(options: SearchOptions) -> _Prepared:
 def _knowledge(prepared: _Prepared) -> Knowledge | None:
     """What the teacher knows of the images, found out by the first process for all."""
     known = None
-    if rank() == 0 and comparisons(prepared.batches):
-        with progress_over(comparisons(prepared.batches), "crops to see what the teacher knows") as advance:
+    if rank() == 0 and passes(prepared.batches):
+        with progress_over(passes(prepared.batches), "images x networks to see what the teacher knows") as advance:
             known = knowledge_of(prepared.searcher.supernet.key, prepared.batches, prepared.options.seed, advance)
     return from_first(known)
 

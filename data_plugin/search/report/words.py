@@ -71,15 +71,16 @@ def knowledge_text(known: Knowledge | None) -> str:
     """What the supernet's teacher knows of the images of a search, loud where that is little."""
     if known is None:
         return f"not checked: below {FEWEST} images nothing can be said"
-    found = f"{100 * known.teacher:.0f} % of comparisons right, random weights {100 * min(known.random):.0f}"
-    if round(100 * max(known.random)) > round(100 * min(known.random)):
-        found += f" to {100 * max(known.random):.0f}"
-    told = f"told {known.images} images apart by crops: {found}"
+    least, most = min(known.random), max(known.random)
+    told = (
+        f"its features of {known.images} images differ in {known.teacher:.1f} directions, those of random weights in "
+        f"{least:.1f} to {most:.1f}"
+    )
     if known.suffices:
         return told
     return (
-        f"KNOWS LITTLE MORE OF THESE IMAGES THAN RANDOM WEIGHTS ({told}). Closeness to it is worth nothing, and the "
-        "ranking may be upside down: pre-train the supernet for longer, or on images more like these"
+        f"KNOWS NO MORE OF THESE IMAGES THAN RANDOM WEIGHTS: {told}. Closeness to it is worth nothing, and the ranking "
+        "may be upside down: pre-train the supernet for longer, or on images more like these"
     )
 
 
