@@ -27,11 +27,13 @@ UTILISED = (0.4, 0.2)
 RANDOM = 2
 """Random networks of a step, beside the largest (DATA, Algorithm 1)."""
 
+ALONE = "ResNet-50 alone"
+
 SPACES = {
     "`data`, 85,293 networks": SearchSpace.data(),
     "`mini`, 32,768 networks": SearchSpace.mini(),
     "`micro`, 7,776 networks": SearchSpace.micro(),
-    "ResNet-50 alone": SearchSpace.of(Arch.parse("d3-4-6-3_w64-64-128-256-512")),
+    ALONE: SearchSpace.of(Arch.parse("d3-4-6-3_w64-64-128-256-512")),
 }
 
 
@@ -53,7 +55,7 @@ def main() -> None:
 
     print(f"Computed, not measured: {arguments.images:,} images, {recipe.epochs} epochs, {recipe.image_size} pixels\n")
     columns = [f"{name} at {part:.0%} of its peak" for name in PEAKS for part in UTILISED]
-    headings = ["space", "largest, mean (GMAC)", "a step, per image (GMAC)", "in all (EFLOP)", *columns]
+    headings = ["space", "largest, mean (GMAC)", "a step, per image (GMAC)", "in all (EFLOP)", f"times {ALONE}", *columns]
     print(f"| {' | '.join(headings)} |\n|{' --- |' * len(headings)}")
     for name, space in SPACES.items():
         size = recipe.image_size
@@ -61,7 +63,8 @@ def main() -> None:
         step = macs_per_image(space, size)
         operations = 2 * step * arguments.images * recipe.epochs
         hours = [f"{operations / peak / part / 3600:,.3g} h" for peak in PEAKS.values() for part in UTILISED]
-        row = [name, f"{largest:.2f}, {mean:.2f}", f"{step / 1e9:.1f}", f"{operations / 1e18:,.3g}", *hours]
+        row = [name, f"{largest:.2f}, {mean:.2f}", f"{step / 1e9:.1f}", f"{operations / 1e18:,.3g}"]
+        row += [f"{step / macs_per_image(SPACES[ALONE], size):.2g}", *hours]
         print(f"| {' | '.join(row)} |")
 
 
