@@ -1,8 +1,9 @@
 """What the paper's pre-training costs in GPU hours: computed from a search space and the recipe, not measured.
 
-A step passes every image through the largest and two random networks, forward and backward, and once forward through the
-key branch's largest network. A backward pass counts as two forward ones, the random networks cost what networks of the
-space do on average, and a multiply-accumulate is two operations. Heads, optimiser and the reading of images are left out.
+A step passes every image through the largest and two random networks, forward and backward, and once forward through
+the key branch's largest network. A backward pass counts as two forward ones, the random networks cost what networks of
+the space do on average, and a multiply-accumulate is two operations. Heads, optimiser and the reading of images are
+left out.
 
     python benchmarks/pretrain_cost.py
 """
@@ -55,7 +56,14 @@ def main() -> None:
 
     print(f"Computed, not measured: {arguments.images:,} images, {recipe.epochs} epochs, {recipe.image_size} pixels\n")
     columns = [f"{name} at {part:.0%} of its peak" for name in PEAKS for part in UTILISED]
-    headings = ["space", "largest, mean (GMAC)", "a step, per image (GMAC)", "in all (EFLOP)", f"times {ALONE}", *columns]
+    headings = [
+        "space",
+        "largest, mean (GMAC)",
+        "a step, per image (GMAC)",
+        "in all (EFLOP)",
+        f"times {ALONE}",
+        *columns,
+    ]
     print(f"| {' | '.join(headings)} |\n|{' --- |' * len(headings)}")
     for name, space in SPACES.items():
         size = recipe.image_size

@@ -1,7 +1,7 @@
 """Runs the commands of the guide in their order, in a scratch folder, and says how long each took.
 
-A page's commands are its indented lines that begin with ``data-`` or ``python benchmarks/``, with their continuations. An
-indented block below a line that ends in the name of a ``.txt`` file and a colon becomes that file.
+A page's commands are its indented lines that begin with ``data-`` or ``python benchmarks/``, with their continuations.
+An indented block below a line that ends in the name of a ``.txt`` file and a colon becomes that file.
 """
 
 from __future__ import annotations
@@ -28,9 +28,6 @@ NOT_RUN: Mapping[str, str] = {
     "data-pretrain --data IMAGES --space data": "takes GPUs for days",
     "data-pretrain --data IMAGES --space mini --recipe micro_distill": "takes hours",
     "data-convert-checkpoint import": "reads files of others, which do not come with the project",
-    "data-measure-latency": "is only right on the device that is deployed to, while that does nothing else",
-    "data-search-det --config faster_rcnn_c4_voc_demo --budget": "needs the table that the line above writes",
-    "data-compare-searches": "needs two searches of one's own",
 }
 """How a command begins that is not run, and why."""
 
@@ -52,7 +49,7 @@ class Step(NamedTuple):
 
     @property
     def arguments(self) -> list[str]:
-        """The words of the command, without the prompt's comments."""
+        """The words of the command, without a comment behind it."""
         return shlex.split(self.text, comments=True)
 
 
@@ -104,7 +101,7 @@ def main() -> int:
 
 
 def link_data(data: Path, out: Path) -> None:
-    """Give every data set a folder below ``out``, so that a page can put a file beside its parts without changing it."""
+    """Give every data set a folder below ``out``, so that a page can put a file into it, not into the data."""
     for name in ("animals_voc", "camvid_cityscapes"):
         (out / name).mkdir()
         for part in sorted((data / name).iterdir()):
