@@ -1,14 +1,19 @@
 # make demo   the main job on a drawn data set: search the supernet that comes with the package, fine-tune, compare
 # make test   lint, types, all tests
-# Each first sets up .venv, once. PYTHON=... picks the interpreter; PYTEST=... and DEMO=... pass arguments on.
+# make guide  the commands of docs/guide, on real images: DATA=folder of animals_voc and camvid_cityscapes
+# Each first sets up .venv, once. PYTHON=... picks the interpreter; PYTEST=..., DEMO=... and GUIDE=... pass arguments on.
 
 PYTHON ?= $(shell for python in python3.11 python3 python; do $$python -c '' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test lint types unit set-up detectron2
+.PHONY: demo guide test lint types unit set-up detectron2
 
 demo: set-up
 	@$(BIN)/data-demo --out runs/demo $(DEMO)
+
+guide: set-up
+	@test -n "$(DATA)" || { echo "name the folder that holds animals_voc and camvid_cityscapes: make guide DATA=FOLDER" >&2; exit 1; }
+	@$(BIN)/python scripts/run_guide.py --data "$(DATA)" $(GUIDE)
 
 test: lint types unit
 
