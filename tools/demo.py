@@ -33,7 +33,7 @@ CONFIG = "faster_rcnn_c4_voc_demo"
 """The recipe of VOC, cut to what a CPU trains in a minute."""
 
 IMAGE_SIZE = (320, 240)
-GROUPS = {"mini": ("0.1-0.15",), "micro": ("0.1-0.12", "0.17-0.2")}
+GROUPS: Mapping[str, tuple[str, ...]] = {"mini": ("0.1-0.15",), "micro": ("0.1-0.12", "0.17-0.2")}
 """Budgets in each space: that of the supernet that comes with the package, and that of one's own."""
 
 COMPARED = {
@@ -100,10 +100,8 @@ def run_demo(out: Path, framework: str | None, seed: int, pretrain: bool = False
         )
     groups = GROUPS["micro" if pretrain else "mini"]
     common = ("--supernet", supernet, "--config", CONFIG, "--framework", chosen.name, "--data-root", out / "data")
-    _run(
-        *("search_det", *common, "--group", *groups, "--samples", 20, "--image-count", 32, "--seed", seed),
-        *("--out", out / "search"),
-    )
+    sizes = ("--samples", 20, "--image-count", 32, "--seed", seed)
+    _run("search_det", *common, "--group", *groups, *sizes, "--out", out / "search")
     search = Search.read(out / "search")
     archs: dict[str, Sequence[object]] = {
         "search": [found.folder for found in search.winners],
