@@ -60,7 +60,7 @@ class Touchy(FrameworkConfig):
     def images_of(self, images: Images) -> ImageSource:
         return self.images()
 
-    def write(self, arch: Arch, weights: Path, path: Path) -> None:
+    def write(self, arch: Arch, weights: Path, path: Path, iterations: int | None = None) -> None:
         path.write_text(f"{self.failing}")
         self.may("write")
 

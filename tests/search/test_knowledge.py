@@ -11,7 +11,7 @@ from data_plugin.images.batch import ImageSource, LoadedImage, draw_batches
 from data_plugin.images.drawn_voc import draw_voc
 from data_plugin.images.input_format import InputFormat
 from data_plugin.images.open import open_images
-from data_plugin.search.knowledge import FEWEST, IMAGES, Knowledge, effective_rank, knowledge_of
+from data_plugin.search.knowledge import FEWEST, IMAGES, Knowledge, effective_rank, knowledge_of, passes
 from data_plugin.search.report.words import knowledge_text
 from data_plugin.search.run import SearchOptions, plan_search, run_search
 from data_plugin.search.strategies.sample import Sample
@@ -101,7 +101,9 @@ def test_no_more_images_are_read_than_are_looked_at(small):
             return super().__getitem__(index)
 
     source = Counted([(8, 8)] * (IMAGES + 40))
-    assert knowledge_of(random_supernet().key, draw_batches(source, None, 8, seed=0)).images == IMAGES
+    batches, done = draw_batches(source, None, 8, seed=0), []
+    assert knowledge_of(random_supernet().key, batches, progress=done.append).images == IMAGES
+    assert sum(done) == passes(batches)
     assert source.read <= IMAGES + 8
 
 

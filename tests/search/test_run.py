@@ -452,7 +452,7 @@ def test_progress_ends_at_its_total(config, arguments, tmp_path, monkeypatch, mo
     monkeypatch.setattr("data_plugin.search.run.progress_over", recorded)
     config.source = RandomImages([(64, 64)] * 16)
     assert search_det.main(arguments(tmp_path / "out", *more)) == 0
-    assert len(seen) == 3  # what the teacher knows, the search, and the winners' batch norms
+    assert len(seen) == 2  # the search, and the winners' batch norms
     for done, total in seen.values():
         assert done == pytest.approx(total)
     if more[:1] == ["--halve"]:

@@ -74,7 +74,10 @@ def labels(name: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("config", ["faster_rcnn_c4_voc", "faster_rcnn_fpn_voc"])
 def test_a_written_config_holds_the_classes(voc: Path, tmp_path: Path, config: str):
-    cfg = load(None, name=written(tmp_path, load(voc, name=config))).cfg
+    opened = load(voc, name=config)
+    for data_set in opened._placed:  # else the catalogs have those of whatever test ran before
+        data_set.register()
+    cfg = load(None, name=written(tmp_path, opened)).cfg
     assert cfg.DATASETS.CLASSES == ("kangaroo", "raccoon")
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == cfg.MODEL.RETINANET.NUM_CLASSES == 2
 
