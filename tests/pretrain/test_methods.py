@@ -346,7 +346,7 @@ from data_plugin.pretrain.recipe import Recipe
 from data_plugin.pretrain.run import pretrain
 images, recipes, out = sys.argv[1:]
 for name, values in json.loads(Path(recipes).read_text()).items():
-    pretrain(images, SearchSpace.micro(), Recipe.from_json(values), Path(out, name), steps=3, device="cpu",
+    pretrain(Path(images), SearchSpace.micro(), Recipe.from_json(values), Path(out, name), steps=3, device="cpu",
              precision="fp64")
 """
 
