@@ -230,11 +230,12 @@ def search_and_print(arguments: argparse.Namespace, task: Task, finetune: str) -
     )
     if arguments.dry_run:
         plan = plan_search(options)
-        print(plan or "", end="\n" if plan else "")
+        if plan is not None:
+            print(f"{plan}{_then(arguments.finetune)}")
         return
     search = _finished(options) if arguments.finetune is not None and arguments.resume else None
     if search is None:
-        search = run_search(options, lambda plan: print(f"{plan}\n", flush=True))
+        search = run_search(options, lambda plan: print(f"{plan}{_then(arguments.finetune)}\n", flush=True))
         if search is None:
             return
         print(search)
@@ -242,6 +243,13 @@ def search_and_print(arguments: argparse.Namespace, task: Task, finetune: str) -
         _print_finetuning(search, finetune, arguments.imports)
     if arguments.finetune is not None:
         _finetune(search, arguments.finetune)
+
+
+def _then(iterations: int | None) -> str:
+    """What comes after the search, as a line below its plan."""
+    if iterations is None:
+        return ""
+    return f"\nthen      fine-tunes winners and rivals for {iterations} iterations each, six a budget at the most"
 
 
 def _finetune(search: Search, iterations: int) -> None:

@@ -64,6 +64,7 @@ def test_the_report_has_what_winner_and_rivals_come_to(arguments, tmp_path, trai
         assert each.metrics["AP"] == values[Path(str(each.arch), each.weights, "seed_0")]
 
     printed = capsys.readouterr().out
+    assert "\nthen      fine-tunes winners and rivals for 40 iterations each, six a budget" in printed
     lines = printed[printed.rindex("AP after 40 iterations") :].splitlines()
     for each in networks:
         name = f"{each.name}, random weights" if each.weights == "random" else each.name
