@@ -276,6 +276,13 @@ def _finished(options: SearchOptions) -> Search | None:
         "data root": (report.data_root, None if options.data_root is None else str(options.data_root)),
         "options": (report.run["options"], list(options.options)),
         "budgets": (report.budgets, budgets or report.budgets),
+        "strategy": (report.run["strategy"], options.strategy.to_json()),
+        "images": (report.run["image_source"], None if options.images is None else str(options.images)),
+        "number of images": (report.run["images_asked_for"], options.image_count),
+        "batch size": (report.run["batch_size"], options.batch_size),
+        "taps": (list(report.taps), list(options.taps or report.taps)),
+        "reduction": (report.reduction, options.reduction),
+        "norm": (report.norm, options.norm),
         "seed": (report.run["seed"], options.seed),
     }
     for name, (before, now) in asked.items():

@@ -95,9 +95,8 @@ def trainings_of(report: SearchReport, budget: str) -> list[Training]:
         budget: the budget's name.
     """
     seed = report.run["seed"]
-    closest = min((each for each in report.winners if each.budget == budget), key=lambda each: each.score)
     rivals = [rival for rival in report.rivals if rival.budget == budget]
-    trainings = [Training(WINNER, closest.arch, "supernet", seed)]
+    trainings = [Training(WINNER, report.closest(budget).arch, "supernet", seed)]
     trainings += [Training(rival.name, rival.arch, "supernet", seed) for rival in rivals]
     if report.random:
         within = sorted(

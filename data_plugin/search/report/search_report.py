@@ -312,6 +312,10 @@ class SearchReport:
         """How much of the way from the farthest network, 0, to the teacher, 1, a score has come."""
         return 1 - score / self.farthest if self.farthest else 1.0
 
+    def closest(self, budget: str) -> Winner:
+        """The winner of a budget, by its name, or the closest network of its front."""
+        return min((each for each in self.winners if each.budget == budget), key=lambda each: each.score)
+
     def scores_within(self, budget: str) -> np.ndarray:
         """The scores (N,) of the candidates of a budget, by its name."""
         inside = [budget in budgets for budgets in self.candidates.budgets]

@@ -102,8 +102,7 @@ def beside(report: SearchReport) -> list[list[str]]:
     rows = [["budget", "network", "architecture", cost_label("flops"), cost_label("params"), score_label(report)]]
     rows[0] += ["way to the teacher", *_finetuned_label(report)]
     for budget in report.budgets:
-        closest = min((each for each in report.winners if each.budget == budget), key=lambda each: each.score)
-        networks: list[tuple[str, Winner | Rival]] = [(WINNER, closest)]
+        networks: list[tuple[str, Winner | Rival]] = [(WINNER, report.closest(budget))]
         networks += [(rival.name, rival) for rival in report.rivals if rival.budget == budget]
         for name, network in networks:
             standing = decimals(network.score), way_text(report, network.score)
