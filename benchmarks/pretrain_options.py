@@ -38,12 +38,19 @@ OPTIONS: Mapping[str, Sequence[str]] = {
     "plain": [],
     "lr-0.01": ["lr=0.01"],
     "lr-0.004": ["lr=0.004"],
-    "sandwich": ['sampler="sandwich"'],
+    "sandwich": ["sampler=sandwich"],
+    "guided": ["guide=largest"],
+    "sandwich-guided": ["sampler=sandwich", "guide=largest"],
+    "slow-start": ["slow_start=0.2"],
+    "others-weigh-half": ["others_weight=0.5"],
     "key-momentum-to-1": ["key_momentum_end=1.0"],
+    "key-momentum-from-0.9": ["key_momentum=0.9", "key_momentum_end=0.99"],
     "no-decay-of-norms": ["decay_norms=false"],
     "queue-4096": ["settings.queue=4096"],
     "jitter-1": ["settings.jitter=1.0"],
     "64-pixels": ["image_size=64"],
+    "64-pixel-keys": ["image_size=64", "settings.query_size=0.625"],
+    "symmetric": ["method=mocov2_symmetric"],
 }
 """Options by name: what they change of the recipe."""
 

@@ -31,6 +31,7 @@ class View:
         grey: how often they are lost.
         blur: how often the view is blurred (Gaussian, standard deviation 0.1 to 2).
         solarize: how often what is brighter than half is inverted.
+        size: height and width, as a part of the image size of the recipe.
     """
 
     crop: float
@@ -39,6 +40,11 @@ class View:
     grey: float = 0.2
     blur: float = 0.5
     solarize: float = 0.0
+    size: float = 1.0
+
+    def pixels(self, image_size: int) -> int:
+        """Height and width in pixels, at least 1."""
+        return max(1, round(self.size * image_size))
 
 
 def jitter(strength: float, brightness: float, contrast: float, saturation: float, hue: float) -> Any:
@@ -54,7 +60,7 @@ def whole_views(views: Sequence[View], image_size: int, input_format: InputForma
 def crops(views: Sequence[View], image_size: int) -> Transform:
     """Make the views' crops of an image alone, mirrored or not: (3, ``image_size``, ``image_size``) in bytes."""
     mirrored = v2.RandomHorizontalFlip()
-    cut = [v2.RandomResizedCrop(image_size, scale=(view.crop, 1.0)) for view in views]
+    cut = [v2.RandomResizedCrop(view.pixels(image_size), scale=(view.crop, 1.0)) for view in views]
     return cast(Transform, MultiViewTransform([v2.Compose([one, mirrored, v2.PILToTensor()]) for one in cut]))
 
 
@@ -72,7 +78,7 @@ def located(views: Sequence[View], image_size: int, input_format: InputFormat | 
             return v2.PILToTensor()
         return v2.Compose(_without_place(_on_cpu(view, image_size, input_format)))
 
-    cuts = [_Located(image_size, view.crop, finish(view)) for view in views]
+    cuts = [_Located(view.pixels(image_size), view.crop, finish(view)) for view in views]
     return lambda image: [cut(image) for cut in cuts]
 
 
@@ -155,7 +161,7 @@ def _without_place(transform: Any) -> list[Any]:
 def _on_cpu(view: View, image_size: int, input_format: InputFormat) -> Any:
     brightness, contrast, saturation, hue = view.jitter
     options: dict[str, Any] = {
-        "input_size": image_size,
+        "input_size": view.pixels(image_size),
         "min_scale": view.crop,
         "cj_prob": view.jitter_probability,
         "cj_bright": brightness,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 METHODS = {
     "mocov2": "data_plugin.pretrain.methods.moco:MoCoV2",
+    "mocov2_symmetric": "data_plugin.pretrain.methods.moco:SymmetricMoCoV2",
     "byol": "data_plugin.pretrain.methods.byol:BYOL",
     "ressl": "data_plugin.pretrain.methods.ressl:ReSSL",
     "densecl": "data_plugin.pretrain.methods.densecl:DenseCL",
@@ -58,6 +59,12 @@ class Recipe:
             "batch" to both.
         sampler: the query networks of a step beside the largest: two random ones (DATA), or the smallest and a random
             one (the sandwich rule of Yu and Huang, 2019, arXiv:1903.05134).
+        guide: what the networks beside the largest learn from: the key branch's targets, as the largest does (DATA),
+            or what the largest itself says in the same step (in-place distillation of Yu et al., 2020,
+            arXiv:2003.11142), which the method has to know how to compare (:meth:`Method.imitation`).
+        others_weight: weight of each of their losses beside the largest's.
+        slow_start: part of the steps, from the first on, in which the largest is trained alone (Zhao et al., 2022,
+            arXiv:2209.15525), from 0 to less than 1.
         norm_statistics: what batch norms normalise with under several processes: statistics of the whole batch
             (:class:`SyncedBatchNorm`), or in each process those of its part, with the keys' images shuffled over all of
             them (:class:`Shuffle`), for a fraction of the communication.
@@ -82,6 +89,9 @@ class Recipe:
     teacher: Literal["largest", "same-arch"] = "largest"
     negatives: Literal["queue", "batch"] | None = None
     sampler: Literal["random", "sandwich"] = "random"
+    guide: Literal["key", "largest"] = "key"
+    others_weight: float = 1.0
+    slow_start: float = 0.0
     norm_statistics: Literal["synced", "shuffled"] = "synced"
 
     def __post_init__(self) -> None:
@@ -92,6 +102,21 @@ class Recipe:
             raise UserError(f"the key momentum at the end is {self.key_momentum_end}; expected 0 to 1")
         if not 0 <= self.warmup < 1:
             raise UserError(f"the warm-up is {self.warmup} of the steps; expected at least 0 and less than 1")
+        if not self.others_weight > 0:
+            raise UserError(f"the weight of the other networks' losses is {self.others_weight}; expected above 0")
+        if not 0 <= self.slow_start < 1:
+            raise UserError(f"the slow start is {self.slow_start} of the steps; expected at least 0 and less than 1")
+        if self.guide == "largest" and not _imitates(self.method):
+            able = ", ".join(filter(_imitates, METHODS))
+            raise UserError(
+                f"the guide is 'largest', and the method {self.method} has no way to compare two query networks; "
+                f"expected guide = 'key', or a method that has one: {able}"
+            )
+        if self.teacher == "same-arch" and self.guide == "largest":
+            raise UserError(
+                "the teacher is 'same-arch' and the guide 'largest': the networks beside the largest cannot learn from "
+                "both; expected guide = 'key', or teacher = 'largest'"
+            )
         if self.teacher == "same-arch" and self.negatives == "queue":
             raise UserError(
                 "the teacher is 'same-arch' and the negatives are 'queue', which would hold keys of many "
@@ -130,6 +155,12 @@ class Recipe:
         _check_fields(settings_class, settings, "settings.")
         _check_fields(cls, values, "")
         return cls(settings=settings_class(**settings), **values)
+
+
+def _imitates(method: str) -> bool:
+    from data_plugin.pretrain.methods.method import Method
+
+    return method_class(method).imitation is not Method.imitation
 
 
 def default_recipe(space: SearchSpace) -> str:

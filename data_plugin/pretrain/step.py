@@ -75,9 +75,9 @@ class SupernetTraining(LightningModule):
     def networks(self, step: int) -> list[Arch]:
         """The query networks of a step, the largest first: the same for the same seed and step.
 
-        In a space of one network it is that one, once.
+        In a space of one network it is that one, once, and in a slow start the largest alone.
         """
-        if len(self.space) == 1:
+        if len(self.space) == 1 or step < round(self.recipe.slow_start * self.steps):
             return [self.space.largest]
         generator = np.random.default_rng((self.seed, step))
         if self.recipe.sampler == "sandwich":
@@ -101,14 +101,13 @@ class SupernetTraining(LightningModule):
             targets = [self._targets(batch, views, arch, shuffle) for arch in teachers]
         predictions = [self._predictions(views, arch) for arch in archs]
         with torch.autocast(self.device.type, enabled=False):
-            pairs = zip(predictions, targets * (len(archs) // len(targets)), strict=True)
-            loss = torch.stack([self.method.loss(*pair) for pair in pairs])
+            loss = self._losses(predictions, targets)
         for target in targets:
             self.method.remember(target)
         self._require_finite(loss)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             self._log(loss, self.method.health(predictions[0], targets[0]))
-        return loss.sum()
+        return loss[0] + self.recipe.others_weight * loss[1:].sum()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One step of the optimiser, then one of the key branch's moving average."""
@@ -175,6 +174,15 @@ class SupernetTraining(LightningModule):
     def _predictions(self, views: Sequence[Tensor], arch: Arch) -> Any:
         maps = [self.query(views[view], arch) for view in self.method.query_views]
         return self.method.predictions([of_view[tap] for of_view in maps for tap in self.method.query_taps])
+
+    def _losses(self, predictions: Sequence[Any], targets: Sequence[Any]) -> Tensor:
+        """The loss of every query network, the largest's first."""
+        if self.recipe.guide == "largest":
+            largest, *others = predictions
+            guided = [self.method.imitation(other, largest, targets[0]) for other in others]
+            return torch.stack([self.method.loss(largest, targets[0]), *guided])
+        pairs = zip(predictions, [*targets] * (len(predictions) // len(targets)), strict=True)
+        return torch.stack([self.method.loss(*pair) for pair in pairs])
 
     def _log(self, loss: Tensor, health: Any) -> None:
         every: dict[str, Any] = {"sync_dist": True, "batch_size": 1}

@@ -29,7 +29,7 @@ pytest.importorskip("lightning", reason="pre-training needs lightning")
 
 from lightning.pytorch.plugins import MixedPrecision
 
-from data_plugin.pretrain.augmentation import Colours, View, crops, whole_views
+from data_plugin.pretrain.augmentation import Colours, View, crops, located, whole_views
 from data_plugin.pretrain.methods.distill import DistillSettings
 from data_plugin.pretrain.methods.method import Method
 from data_plugin.pretrain.methods.moco import MoCoV2
@@ -43,6 +43,7 @@ SPACE = SearchSpace.micro()
 FEATURES = SPACE.largest.out_channels[-1]
 SETTINGS = {
     "mocov2": {"queue": 16, "hidden": 24, "dim": 8},
+    "mocov2_symmetric": {"queue": 16, "hidden": 24, "dim": 8},
     "byol": {"hidden": 24, "dim": 8},
     "ressl": {"queue": 16, "hidden": 24, "dim": 8},
     "densecl": {"queue": 16, "hidden": 24, "dim": 8, "dense": 0.3},
@@ -85,6 +86,47 @@ def info_nce(query, key, queue, temperature):
     return -math.log(
         positive / (positive + sum(math.exp((query @ negative).item() / temperature) for negative in queue))
     )
+
+
+def test_symmetric_moco_is_the_mean_of_both_views_as_the_query():
+    method = build("mocov2_symmetric")
+    queries, keys = [maps(1, 16), maps(2, 16)], [maps(3), maps(4)]
+    found = method.loss(method.predictions(queries), method.targets(keys))
+    expected = 0.0
+    for query, key in zip(queries, keys, strict=True):
+        one, other = method.query_head(query.mean((2, 3))), method.key_head(key.mean((2, 3)))
+        for image in range(IMAGES):
+            expected += info_nce(one[image], other[image], method.contrast.memory_bank.bank, 0.2) / IMAGES / 2
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+    assert (method.query_views, method.key_views) == ((0, 1), (1, 0))
+
+
+def test_a_network_that_imitates_the_largest_chooses_among_the_keys_as_that_does():
+    method = build("mocov2")
+    targets, largest = method.targets([maps(2)]), method.predictions([maps(1)])
+    narrow = method.predictions([maps(3, 16)])
+    found = method.imitation(narrow, largest, targets)
+    expected = 0.0
+    for query, other, key in zip(narrow, largest, targets, strict=True):
+        keys = torch.stack([key, *method.contrast.memory_bank.bank])
+        wanted, chosen = torch.softmax(keys @ other / 0.2, 0), torch.softmax(keys @ query / 0.2, 0)
+        expected -= sum(w.item() * math.log(c.item()) for w, c in zip(wanted, chosen, strict=True)) / IMAGES
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+    assert torch.autograd.grad(found, largest, allow_unused=True, retain_graph=True) == (None,)
+    assert torch.autograd.grad(found, narrow)[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("place", ["workers", "device", "beside a teacher"])
+def test_a_query_may_be_smaller_than_its_key(place):
+    settings = {**SETTINGS["mocov2"], "query_size": 0.6}
+    views = recipe("mocov2", settings=settings).build_method(FEATURES).views
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8))
+    make = {
+        "workers": whole_views(views, 40, InputFormat.imagenet()),
+        "device": crops(views, 40),
+        "beside a teacher": lambda image: [view for view, _ in located(views, 40, InputFormat.imagenet())(image)],
+    }[place]
+    assert [tuple(view.shape) for view in make(image)] == [(3, 24, 24), (3, 40, 40)]
 
 
 def test_byol_is_the_distance_of_each_views_prediction_to_the_other_views_target():
@@ -336,6 +378,7 @@ def assert_same_supernet(found, expected):
 CASES = {
     **{name: recipe(name) for name in METHODS},
     **{f"{name}, same-arch": recipe(name, teacher="same-arch") for name in ("mocov2", "ressl", "densecl")},
+    "mocov2, guided by the largest": recipe("mocov2", guide="largest", others_weight=0.5),
 }
 
 ALL = """
@@ -551,17 +594,30 @@ def test_a_method_of_ones_own_is_named_by_its_module(images, tmp_path):
         ("teacher=smallest", "teacher is 'smallest'; expected 'largest' or 'same-arch'"),
         ("settings.heat=1", "a recipe has no settings.heat; expected some of settings.queue, "),
         ("heat=1", "a recipe has no heat; expected some of method, "),
-        ("method=dino", "'dino' is not a method; expected mocov2, byol, ressl, densecl, distill, or module:class"),
+        (
+            "method=dino",
+            "'dino' is not a method; expected mocov2, mocov2_symmetric, byol, ressl, ",
+        ),
         ("method='nowhere:Nothing'", "cannot be imported: No module named 'nowhere'"),
         ("method='json:dumps'", "is no subclass of data_plugin.pretrain.methods.method.Method"),
         ("lr", "'lr' is not a change of a recipe; expected name=value"),
         ("schedule.lr=1", "'schedule.lr' is no part of a recipe"),
         ("key_momentum_end=2", "the key momentum at the end is 2; expected 0 to 1"),
+        ("slow_start=1.0", "the slow start is 1.0 of the steps; expected at least 0 and less than 1"),
+        ("others_weight=0.0", "the weight of the other networks' losses is 0.0; expected above 0"),
+        ("settings.query_size=0.0", "query size is 0.0; expected a number above 0"),
     ],
 )
 def test_what_a_recipe_cannot_be_is_said(change, message):
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
         read_recipe("micro", [change])
+
+
+def test_a_guide_that_nothing_can_follow_is_refused():
+    with pytest.raises(UserError, match=r"byol has no way to compare two .* has one: mocov2, mocov2_symmetric$"):
+        read_recipe("micro_byol", ["guide=largest"])
+    with pytest.raises(UserError, match="'same-arch' and the guide 'largest'"):
+        read_recipe("micro", ["guide=largest", "teacher=same-arch"])
 
 
 def test_recipe_files_that_cannot_be_read_are_named(tmp_path):

@@ -566,6 +566,25 @@ def test_the_sandwich_is_the_largest_the_smallest_and_a_random_network(training)
     assert len({draw[2] for draw in draws}) > 10
 
 
+def test_in_a_slow_start_the_largest_network_is_trained_alone(training):
+    training.recipe = dataclasses.replace(RECIPE, slow_start=0.3)
+    assert [len(training.networks(step)) for step in range(10)] == [1, 1, 1, *[3] * 7]
+    assert training.networks(0) == [SPACE.largest]
+
+
+def test_the_step_is_trained_on_the_weighted_losses_of_its_networks(training, monkeypatch):
+    monkeypatch.setattr(training, "log", lambda *args, **options: None)
+    monkeypatch.setattr(training, "log_dict", lambda *args, **options: None)
+    losses = []
+    whole = training.method.loss
+    monkeypatch.setattr(training.method, "loss", lambda *args: losses.append(whole(*args)) or losses[-1])
+    assert training.training_step(random_batch(), 0).item() == pytest.approx(sum(losses).item())
+    losses.clear()
+    training.recipe = dataclasses.replace(RECIPE, others_weight=0.25)
+    found = training.training_step(random_batch(), 0)
+    assert found.item() == pytest.approx((losses[0] + 0.25 * (losses[1] + losses[2])).item())
+
+
 def test_a_space_of_one_network_trains_that_network_once_a_step(training):
     one = SearchSpace((4,), ((4,), (4,), (4,), (4,)), ((1,), (1,), (1,), (1,)))
     torch.manual_seed(0)

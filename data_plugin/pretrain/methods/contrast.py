@@ -34,11 +34,27 @@ class Contrast(nn.Module):
             positives: what each query has to find, of the same shape, of any length.
             keys: what the images are remembered by, (N, dim), of length 1.
         """
+        logits = self._logits(queries, positives, keys)
+        return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+
+    def imitation(self, queries: Tensor, others: Tensor, positives: Tensor, keys: Tensor) -> Tensor:
+        """Cross-entropy of the queries' choice among the same keys with that of others, which no gradient flows to.
+
+        Args:
+            queries: (N, ..., dim), of any length.
+            others: those that are imitated, of the same shape.
+            positives: see :meth:`forward`.
+            keys: see :meth:`forward`.
+        """
+        chosen = F.softmax(self._logits(others.detach(), positives, keys), dim=-1)
+        return F.cross_entropy(self._logits(queries, positives, keys), chosen)
+
+    def _logits(self, queries: Tensor, positives: Tensor, keys: Tensor) -> Tensor:
+        """A row for each query, its own key's logit first."""
         queries, positives = F.normalize(queries, dim=-1), F.normalize(positives, dim=-1)
         own = (queries * positives).sum(dim=-1, keepdim=True)
         logits = torch.cat([own, self.memory_bank.similarities(queries, keys)], dim=-1) / self.temperature
-        logits = logits.flatten(0, -2)
-        return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+        return logits.flatten(0, -2)
 
     def remember(self, keys: Tensor) -> None:
         """Enqueue keys (N, dim) of length 1."""

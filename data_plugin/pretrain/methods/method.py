@@ -85,6 +85,18 @@ class Method(nn.Module, ABC):
     def loss(self, predictions: Any, targets: Any) -> Tensor:
         """How far one query network is from the step's targets: a number, averaged over the images."""
 
+    def imitation(self, predictions: Any, largest: Any, targets: Any) -> Tensor:
+        """How far one query network is from the largest query network of the same step, whose gradient stays out of it.
+
+        A method may leave this out; recipes with ``guide = "largest"`` are then refused.
+
+        Args:
+            predictions: the network's.
+            largest: those of the largest.
+            targets: the step's targets.
+        """
+        raise NotImplementedError
+
     def open_teacher(self, folder: Path) -> FrozenTeacher | None:
         """A frozen network in the key branch's place, whose maps :meth:`targets` then gets; None leaves it the key
         branch, which is averaged in either case.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from lightly.models.modules.heads import BYOLProjectionHead, MoCoProjectionHead
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,6 +26,7 @@ class MoCoV2Settings(Settings):
         hidden: width of the projection head's hidden layer.
         dim: width of the projection.
         batch_norm: whether a batch norm follows the hidden layer; MoCo v2 has none, but short runs collapse without.
+        query_size: height and width of the query's view, as a part of the key's, which has the recipe's image size.
         crop: least area of a random crop, as a part of the image.
         jitter: strength of the colour jitter, 1 being the paper's.
         blur: probability of Gaussian blur.
@@ -35,12 +37,13 @@ class MoCoV2Settings(Settings):
     hidden: int = 2_048
     dim: int = 128
     batch_norm: bool = False
+    query_size: float = 1.0
     crop: float = 0.2
     jitter: float = 1.0
     blur: float = 0.5
 
     def __post_init__(self) -> None:
-        require_positive(self, "queue", "temperature", "hidden", "dim", "crop")
+        require_positive(self, "queue", "temperature", "hidden", "dim", "query_size", "crop")
 
     def require_batch_size(self, batch_size: int) -> None:
         """See :meth:`Settings.require_batch_size`."""
@@ -48,9 +51,9 @@ class MoCoV2Settings(Settings):
 
     @property
     def views(self) -> tuple[View, View]:
-        """Two views from the same distribution."""
-        view = View(self.crop, jitter(self.jitter, 0.4, 0.4, 0.4, 0.1), blur=self.blur)
-        return view, view
+        """Two views from the same distribution, save for their size."""
+        key = View(self.crop, jitter(self.jitter, 0.4, 0.4, 0.4, 0.1), blur=self.blur)
+        return replace(key, size=self.query_size), key
 
 
 class MoCoV2(Method):
@@ -76,7 +79,7 @@ class MoCoV2(Method):
 
     @property
     def views(self) -> Sequence[View]:
-        """Two from the same distribution; see :attr:`Method.views`."""
+        """Two from the same distribution, save for their size; see :attr:`Method.views`."""
         return self.settings.views
 
     def targets(self, key_maps: Sequence[Tensor]) -> Tensor:
@@ -93,6 +96,10 @@ class MoCoV2(Method):
         """InfoNCE of the queries against their own keys and those of other images."""
         return self.contrast(predictions, targets, targets)
 
+    def imitation(self, predictions: Tensor, largest: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy of two query networks' choices among the same keys, see :meth:`Contrast.imitation`."""
+        return self.contrast.imitation(predictions, largest, targets, targets)
+
     def remember(self, targets: Tensor) -> None:
         """Enqueue the keys."""
         self.contrast.remember(targets)
@@ -100,3 +107,38 @@ class MoCoV2(Method):
     def health(self, predictions: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
         """See :func:`spread_and_matches`."""
         return spread_and_matches(predictions, targets)
+
+
+class SymmetricMoCoV2(MoCoV2):
+    """MoCo v2 with both views through both branches, each once the query and once the key (Chen et al., 2021,
+    arXiv:2104.02057, without its other changes): twice the work of a step.
+
+    The queue takes in the key of the second view alone, as MoCo v2's does.
+    """
+
+    query_views = (0, 1)
+    key_views = (1, 0)
+
+    def targets(self, key_maps: Sequence[Tensor]) -> Tensor:
+        """The keys (N, 2, dim), of length 1."""
+        return torch.stack([super(SymmetricMoCoV2, self).targets([each]) for each in key_maps], dim=1)
+
+    def predictions(self, query_maps: Sequence[Tensor]) -> Tensor:
+        """The queries (N, 2, dim), of length 1."""
+        return torch.stack([super(SymmetricMoCoV2, self).predictions([each]) for each in query_maps], dim=1)
+
+    def loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """InfoNCE of each view's query against the other view's key and keys of other images."""
+        return self.contrast(predictions, targets, targets[:, 0])
+
+    def imitation(self, predictions: Tensor, largest: Tensor, targets: Tensor) -> Tensor:
+        """See :meth:`MoCoV2.imitation`."""
+        return self.contrast.imitation(predictions, largest, targets, targets[:, 0])
+
+    def remember(self, targets: Tensor) -> None:
+        """Enqueue the second views' keys."""
+        self.contrast.remember(targets[:, 0])
+
+    def health(self, predictions: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
+        """See :func:`spread_and_matches`."""
+        return spread_and_matches(predictions[:, 0], targets[:, 0])
