@@ -39,8 +39,8 @@ from data_plugin.space.search_space import SPACES
 WARM_UP = 2
 """Steps that are not timed."""
 
-SELF_SUPERVISED = [method for method in METHODS if method != "distill"]
-"""A frozen teacher takes the key branch's place, and then there is no naive loop to compare with."""
+SELF_SUPERVISED = [method for method in METHODS if method not in ("distill", "mocov2_symmetric")]
+"""Those with recipes, save for ``distill``: with a frozen teacher there is no naive loop to compare with."""
 
 
 def ours(training: SupernetTraining, batch: Batch) -> None:
