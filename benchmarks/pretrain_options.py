@@ -1,7 +1,7 @@
 """What makes weight sharing work? Options of a recipe beside the recipe as it is, equal steps and images.
 
-Each option is trained with every seed, then networks of all sizes are measured on frozen features of photographs of 64
-pixels: nearest neighbours and, for three of them, a linear probe (logistic regression), on the classes of the
+Each option is trained with every seed, then networks of all sizes are measured on frozen features of photographs of the
+training's size: nearest neighbours and, for three of them, a linear probe (logistic regression), on the classes of the
 training's own data set and, with ``--crops`` (``benchmarks/object_crops.py``), on objects of another one. Trainings
 that were stopped go on, and what was measured is not measured again: the same command may be given until all is there.
 
@@ -21,15 +21,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from image_files import ImageFiles
-from rankings import correlation, drawn, files, labelled
+from rankings import correlation
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
+from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from data_plugin import Arch, SearchSpace, load_supernet, pretrain_supernet
+from data_plugin.evaluation.images import LabelledImages, calibration_images, centre_crop
 from data_plugin.evaluation.knn import knn_accuracy
 from data_plugin.features.pooled import CalibratedNetworks, labelled_features
 from data_plugin.space.cost import flops
@@ -54,8 +55,11 @@ OPTIONS: Mapping[str, Sequence[str]] = {
 }
 """Options by name: what they change of the recipe."""
 
-IMAGES, BANK, NEIGHBOURS = 64, 4_000, 20
-"""Pixels of a photograph, how many are looked among, and how many neighbours vote."""
+NEIGHBOURS = 20
+"""How many neighbours vote."""
+
+CALIBRATION, BATCH = 2_048, 256
+"""Images that give a network its batch-norm statistics, as ``data-evaluate`` takes them."""
 
 
 class Run(NamedTuple):
@@ -74,7 +78,7 @@ def nearest(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor) 
 
 
 def linear(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor) -> float:
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=100))
     return 100 * float(probe.fit(bank, bank_labels).score(queries, labels))
 
 
@@ -106,15 +110,17 @@ def measure(supernet: Path, folders: Mapping[str, Path]) -> dict[str, dict[str, 
     """Accuracy of every network by ``probe, data set``."""
     found = supernet.with_name("accuracy.json")
     if not found.is_file():
-        query = load_supernet(supernet).query
+        loaded = load_supernet(supernet)
+        query, size = loaded.query, loaded.info.training["image_size"]
         archs = networks(query.space)
         accuracy = {}
+        look = centre_crop(size, loaded.info.input_format)
         for name, folder in folders.items():
-            bank, shown = (ImageFolder(folder / split) for split in ("train", "val"))
-            statistics = ImageFiles(files(bank, drawn(bank, 400)), IMAGES).batches(50)
-            calibrated = CalibratedNetworks(query, archs, (batch.images for batch in statistics))
+            statistics = calibration_images(folder / "train", look, CALIBRATION, BATCH, seed=0, workers=0)
+            calibrated = CalibratedNetworks(query, archs, statistics)
             (known, labels), (asked, own) = (
-                labelled_features(calibrated, labelled(each, BANK, IMAGES)) for each in (bank, shown)
+                labelled_features(calibrated, DataLoader(LabelledImages(ImageFolder(folder / split), look), BATCH))
+                for split in ("train", "val")
             )
             accuracy[f"kNN, {name}"] = {str(a): nearest(known[a], labels, asked[a], own) for a in archs}
             accuracy[f"linear, {name}"] = {str(a): linear(known[a], labels, asked[a], own) for a in archs[:3]}

@@ -65,13 +65,13 @@ def by_labels(
         count: images of each.
     """
     networks = CalibratedNetworks(query, archs, (batch.images for batch in statistics))
-    (features, labels), (queries, own) = (labelled_features(networks, labelled(f, count)) for f in folders)
+    (features, labels), (queries, own) = (labelled_features(networks, _labelled(f, count)) for f in folders)
     return np.stack([_own_class_nearer(features[arch], labels, queries[arch], own) for arch in archs])
 
 
-def labelled(folder: ImageFolder, count: int, size: int = 64, batch_size: int = 250) -> Iterable[tuple[Tensor, Tensor]]:
+def _labelled(folder: ImageFolder, count: int, batch_size: int = 250) -> Iterable[tuple[Tensor, Tensor]]:
     chosen = drawn(folder, count)
-    images: Iterator[Tensor] = (b.images for b in ImageFiles(files(folder, chosen), size).batches(batch_size))
+    images: Iterator[Tensor] = (b.images for b in ImageFiles(files(folder, chosen), 64).batches(batch_size))
     return zip(images, torch.tensor([folder.targets[i] for i in chosen]).split(batch_size), strict=True)
 
 
