@@ -30,7 +30,7 @@ from data_plugin.pretrain.callbacks import RunSettings
 from data_plugin.pretrain.methods.distill import DistillSettings
 from data_plugin.pretrain.methods.moco import MoCoV2, MoCoV2Settings
 from data_plugin.pretrain.output_folder import CHECKPOINT, SUPERNET
-from data_plugin.pretrain.run import pretrain
+from data_plugin.pretrain.run import pretrain_supernet
 from data_plugin.pretrain.step import SupernetTraining
 from data_plugin.pretrain.trainer import PRECISIONS
 from data_plugin.pretrain.views import Batch
@@ -69,7 +69,8 @@ def out(tmp_path):
 
 
 def train(images, out, steps=6, **options):
-    return pretrain(images, SPACE, options.pop("recipe", RECIPE), out, steps=steps, device="cpu", **options)
+    given = {"recipe": RECIPE, "workers": 0, "device": "cpu", **options}
+    return pretrain_supernet(images, SPACE, out=out, steps=steps, **given)
 
 
 @pytest.fixture
@@ -281,7 +282,7 @@ def test_resuming_with_other_settings_is_refused(images, out, changed, message):
 def test_resuming_with_another_space_or_other_images_is_refused(images, out):
     train(images, out, checkpoint_every=2)
     with pytest.raises(UserError, match=r"space\.stem \[4, 8\], not \[8, 12, 16\]"):
-        pretrain(images, SearchSpace.micro(), RECIPE, out, steps=6, resume=True)
+        pretrain_supernet(images, SearchSpace.micro(), out=out, recipe=RECIPE, steps=6, resume=True)
     (images / "0" / "0.png").rename(images / "0" / "another.png")
     with pytest.raises(UserError, match="was trained with data"):
         train(images, out, resume=True)
