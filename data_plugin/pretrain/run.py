@@ -32,6 +32,7 @@ from data_plugin.supernet.checkpoint import Supernet, SupernetInfo, save_superne
 from data_plugin.supernet.foreign_weights import BackboneWeights, read_backbone
 from data_plugin.supernet.named_supernet import named_supernet
 from data_plugin.utils.errors import UserError
+from data_plugin.utils.facts_table import facts_table
 from data_plugin.utils.provenance import file_hash
 from data_plugin.utils.ranks import launched_ranks
 from data_plugin.utils.workers import spare_cores
@@ -59,6 +60,11 @@ class Pretrained:
     def __fspath__(self) -> str:
         """The supernet's file: what takes a path takes this too."""
         return str(self.path)
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        counts = {"steps": self.steps, "images": self.images, "unreadable images": len(self.unreadable)}
+        return facts_table({"supernet": self.path, **{name: f"{count:,}" for name, count in counts.items()}})
 
 
 @dataclass(frozen=True)
