@@ -159,7 +159,7 @@ def finetune_each(
         )
 
     comparison = Comparison(settings, MAIN_METRIC[chosen.task], [])
-    earlier = _finetuned(out)
+    earlier = read_finetuned(out)
     for training in trainings:
         folder = out / str(training.arch) / training.weights / f"seed_{training.seed}"
         if not (folder / METRICS).is_file():
@@ -196,8 +196,8 @@ def _open_folder(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
     _write(out, Comparison(settings, "", []))
 
 
-def _finetuned(out: Path) -> list[Finetuned]:
-    """What earlier calls have trained."""
+def read_finetuned(out: Path) -> list[Finetuned]:
+    """What a comparison has trained so far, in the order in which it was asked for."""
     return [Finetuned.from_json(row) for row in json.loads((out / COMPARISON).read_text("utf-8"))["finetuned"]]
 
 

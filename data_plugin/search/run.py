@@ -357,6 +357,7 @@ def _plan(prepared: _Prepared, candidates: Candidates, known: Knowledge | None) 
 def _run(prepared: _Prepared, unfinished: PartialSearch, known: Knowledge | None) -> Search | None:
     """Search, and write the output folder; the search in the first process alone."""
     searcher, batches = prepared.searcher, prepared.batches
+    searcher.require_room(batches)
     outcome, rivals = _searched(prepared, unfinished)
     if rank() != 0:
         return None

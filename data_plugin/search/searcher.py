@@ -173,6 +173,22 @@ class Searcher:
             statistics.write_to(network)
         return networks
 
+    def require_room(self, batches: ImageBatches) -> None:
+        """See, before anything is measured, that :meth:`extract` can take the statistics of a whole batch.
+
+        What compares a batch in parts may change no distance and still change these.
+
+        Args:
+            batches: the images, of which the first batch is looked at.
+
+        Raises:
+            UserError: if it needs more than is free here.
+        """
+        largest = [self.supernet.query.space.largest]
+        bound = self.bound(statistics_bytes(self.supernet.query, largest, STAGES - 1), last_tap="C5")
+        for batch in batches.only([0]):
+            bound.parts(batch, compared=False, changes_statistics=True)
+
     def bound(self, held: int, last_tap: str | None = None) -> Bound:
         """The memory bound of a search that holds so many bytes all the time.
 
@@ -243,6 +259,7 @@ class Measurement:
         self.known = [Known(stage_of(tap)) for tap in searcher.taps]
         self.found: dict[int, BatchResult] = {}
         self.kept: dict[int, _Batch] = {}
+        self.calibrated: set[Arch] = set()
         self.measurements = 0
 
     def measure(self, archs: Sequence[Arch], batches: Sequence[int] | None = None) -> SearchResult:
@@ -299,14 +316,17 @@ class Measurement:
 
     def _calibrated(self, students: Sequence[Arch]) -> Bound:
         """Take the statistics that ``recalibrated`` needs; the memory bound, given what is held for these."""
-        largest, last_stage = self.searcher.supernet.key.space.largest, self.students.last_stage
-        sides = ((self.teacher, [largest]), (self.students, students))
         if self.searcher.norm != "recalibrated":
             return self.searcher.bound(held=0)
-        held = sum(statistics_bytes(side.network, archs, last_stage) for side, archs in sides)
-        bound = self.searcher.bound(held)
-        for side, archs in sides:
-            self._calibrate(side, archs, bound)
+        largest, last_stage = self.searcher.supernet.key.space.largest, self.students.last_stage
+        new = [arch for arch in students if arch not in self.calibrated]
+        held_for = ((self.teacher, [largest]), (self.students, tree_order([*self.calibrated, *new])))
+        bound = self.searcher.bound(sum(statistics_bytes(side.network, archs, last_stage) for side, archs in held_for))
+        if not self.calibrated:
+            self._calibrate(self.teacher, [largest], bound)
+        if new:
+            self._calibrate(self.students, new, bound)
+        self.calibrated.update(new)
         return bound
 
     def _calibrate(self, side: Networks, archs: Sequence[Arch], bound: Bound) -> None:
