@@ -11,7 +11,15 @@ from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import Res5ROIHeads
 
 from data_plugin.backbones.detectron2.coco_classes import find_coco_classes
-from data_plugin.backbones.detectron2.datasets import COCO, VOC, below, data_sets_of, image_files
+from data_plugin.backbones.detectron2.datasets import (
+    COCO,
+    VOC,
+    below,
+    data_sets_of,
+    image_files,
+    leave_out_absent_years,
+    where,
+)
 from data_plugin.backbones.detectron2.finetune import finetune
 from data_plugin.backbones.detectron2.images import ModelInputs
 from data_plugin.backbones.detectron2.iterations import set_iterations
@@ -23,6 +31,7 @@ from data_plugin.frameworks.framework_config import FrameworkConfig
 from data_plugin.images.batch import ImageSource
 from data_plugin.images.image_files import Images
 from data_plugin.images.input_format import InputFormat
+from data_plugin.images.voc import missing_lists
 from data_plugin.search.taps import STAGE_TAPS, check_taps
 from data_plugin.space.arch import Arch
 from data_plugin.space.resolution import Resolution
@@ -65,6 +74,7 @@ class Detectron2Config(FrameworkConfig):
         torch.device(cfg.MODEL.DEVICE)  # what is no device fails here, not only where a model is built
         self.cfg = with_data_resnet(cfg)
         self._placed = [] if data_root is None else below(data_root, self.cfg)
+        leave_out_absent_years(self.cfg, self._placed)
         self._find_classes(classes)
 
     @property
@@ -91,6 +101,17 @@ class Detectron2Config(FrameworkConfig):
         """See :attr:`FrameworkConfig.resolution`; ``RES5_DILATION`` is not for a RoI head."""
         dilation = 1 if self._is_c4 else self.cfg.MODEL.RESNETS.RES5_DILATION
         return Resolution(strides=(1, 2, 2, 2 // dilation), dilations=(1, 1, 1, dilation))
+
+    @property
+    def data_sets(self) -> Sequence[str]:
+        """See :attr:`FrameworkConfig.data_sets`."""
+        return [where(name, self._placed) for name in self.cfg.DATASETS.TRAIN]
+
+    @property
+    def lacking(self) -> Sequence[str]:
+        """See :attr:`FrameworkConfig.lacking`: lists of VOC's splits to evaluate on."""
+        splits = [voc.listed for voc in data_sets_of(VOC, self.cfg, self._placed) if voc.name in self.cfg.DATASETS.TEST]
+        return missing_lists(splits)
 
     def images(self) -> ImageSource:
         """See :meth:`FrameworkConfig.images`: those of ``DATASETS.TRAIN``.

@@ -99,11 +99,12 @@ def evaluators(evaluator: Any) -> list[ConfigDict]:
 def _check_layout(root: Path, leaf: ConfigDict) -> None:
     wanted = [leaf.ann_file, *(part for part in (leaf.get("data_prefix") or {}).values() if isinstance(part, str))]
     layout = f"expected {' and '.join(wanted)} in it, as in COCO's layout"
+    where = root.absolute()
     if not root.is_dir():
-        raise UserError(f"the data root {root} is not a folder; give --data-root the data set's folder, {layout}")
+        raise UserError(f"the data root {where} is not a folder; give --data-root the data set's folder, {layout}")
     for part in wanted:
         if not (root / part).exists():
-            raise UserError(f"the data root {root} has no {part}; {layout}")
+            raise UserError(f"the data root {where} has no {part}; {layout}")
 
 
 def _some(names: Iterable[str]) -> str:

@@ -19,12 +19,14 @@ from data_plugin.backbones.mmdet.voc import (
     drop_absent_years,
     is_voc,
     place,
+    split_of,
     unlabelled,
 )
 from data_plugin.backbones.mmdet.voc_classes import find_voc_classes
 from data_plugin.backbones.openmmlab.config import OpenMMLabConfig
 from data_plugin.backbones.openmmlab.config_file import LOADERS, leaves
 from data_plugin.backbones.openmmlab.resnet import OpenMMLabResNet
+from data_plugin.images.voc import missing_lists
 from data_plugin.utils.errors import UserError
 
 
@@ -48,6 +50,11 @@ class MMDetConfig(OpenMMLabConfig):
     models = MODELS
     networks = (OpenMMLabResNet, DATAResLayer)
     preprocessor = "DetDataPreprocessor"
+
+    @property
+    def lacking(self) -> Sequence[str]:
+        """See :attr:`FrameworkConfig.lacking`: lists of VOC's splits to evaluate on."""
+        return missing_lists([split_of(leaf) for leaf in filter(is_voc, leaves(self.cfg.val_dataloader.dataset))])
 
     def _find_data(self, data_root: Path | None) -> None:
         place_coco(self.cfg, data_root)

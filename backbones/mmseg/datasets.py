@@ -82,7 +82,8 @@ def place(dataset: ConfigDict, data_root: Path | None) -> None:
         leaf.data_root = f"{root.resolve()}/"
         if not folder.is_dir():
             raise UserError(
-                f"{folder} is missing; give --data-root the folder that holds {_layout(leaf)} as this config has them"
+                f"{folder.absolute()} is missing; give --data-root the folder that holds {_layout(leaf)} as this "
+                "config has them"
             )
         if is_cityscapes(leaf):
             leaf.img_suffix = _image_suffix(folder, leaf.get("img_suffix"))

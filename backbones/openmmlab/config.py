@@ -24,7 +24,7 @@ from data_plugin.backbones.openmmlab.images import Files, Indexed, OpenMMLabImag
 from data_plugin.backbones.openmmlab.iterations import set_iterations
 from data_plugin.backbones.openmmlab.swap import detector, replace_resnet, set_arch, stages_read
 from data_plugin.backbones.openmmlab.training import train_or_evaluate
-from data_plugin.frameworks.framework_config import FrameworkConfig
+from data_plugin.frameworks.framework_config import DEMO, FrameworkConfig
 from data_plugin.images.batch import ImageSource
 from data_plugin.images.image_files import Images
 from data_plugin.images.input_format import InputFormat
@@ -83,7 +83,7 @@ class OpenMMLabConfig(FrameworkConfig):
         except UserError as error:
             if data_root is not None:
                 raise
-            self.cfg, self._missing = before, error
+            self.cfg, self._missing = before, UserError(f"{error}; or {DEMO}")
         self._find_classes(classes)
 
     @property
@@ -119,6 +119,16 @@ class OpenMMLabConfig(FrameworkConfig):
             dilations=four("dilations", (1, 1, 1, head.get("dilation", 1))),
             contract_dilation=model.backbone.get("contract_dilation", False),
         )
+
+    @property
+    def data_sets(self) -> Sequence[str]:
+        """See :attr:`FrameworkConfig.data_sets`."""
+        return [_where(leaf) for leaf in leaves(self.cfg.train_dataloader.dataset)]
+
+    @property
+    def lacking(self) -> Sequence[str]:
+        """See :attr:`FrameworkConfig.lacking`."""
+        return ()
 
     def images(self) -> ImageSource:
         """The training images, each by itself through the test pipeline and the model's data preprocessor.
@@ -214,3 +224,10 @@ class OpenMMLabConfig(FrameworkConfig):
     @abstractmethod
     def _figures(self, metrics: Mapping[str, float]) -> Mapping[str, float]:
         """The figures of this task, in percent, from what the evaluator said."""
+
+
+def _where(leaf: ConfigDict) -> str:
+    """A data set entry's class, and the folder of its images."""
+    name = leaf.type if isinstance(leaf.type, str) else leaf.type.__name__
+    first = next(iter((leaf.get("data_prefix") or {}).values()), "")
+    return f"{name} in {Path(leaf.get('data_root') or '', first).absolute()}"

@@ -83,6 +83,16 @@ class CheckedConfig(FrameworkConfig):
         """See :attr:`FrameworkConfig.resolution`."""
         return self.ask(lambda config: config.resolution)
 
+    @property
+    def data_sets(self) -> Sequence[str]:
+        """See :attr:`FrameworkConfig.data_sets`."""
+        return self.ask(lambda config: config.data_sets)
+
+    @property
+    def lacking(self) -> Sequence[str]:
+        """See :attr:`FrameworkConfig.lacking`."""
+        return self.ask(lambda config: config.lacking)
+
     def images(self) -> ImageSource:
         """See :meth:`FrameworkConfig.images`."""
         return _CheckedImages(self, lambda config: config.images())

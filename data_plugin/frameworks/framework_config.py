@@ -12,6 +12,9 @@ from data_plugin.images.input_format import InputFormat
 from data_plugin.space.arch import Arch
 from data_plugin.space.resolution import Resolution
 
+DEMO = "try a search on drawn images with --demo-data"
+"""What whoever has no data can do, for the end of a sentence."""
+
 
 class FrameworkConfig(ABC):
     """One config of a framework, read, with ``DATAResNet`` in its ResNet's place.
@@ -61,6 +64,16 @@ class FrameworkConfig(ABC):
     @abstractmethod
     def resolution(self) -> Resolution:
         """At which strides and dilations the config's model runs its backbone, whose features search has to compare."""
+
+    @property
+    @abstractmethod
+    def data_sets(self) -> Sequence[str]:
+        """The training data sets, each by its name and folder, such as ``voc_2007_trainval in /data/VOC2007``."""
+
+    @property
+    @abstractmethod
+    def lacking(self) -> Sequence[str]:
+        """What is not there and fine-tuning will ask for, where a search does without it; a sentence each."""
 
     @abstractmethod
     def images(self) -> ImageSource:

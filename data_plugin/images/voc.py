@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from data_plugin.images.class_names import some
 from data_plugin.utils.errors import UserError
 
 CLASSES = (
@@ -16,19 +18,24 @@ CLASSES = (
 """The 20 classes of PASCAL VOC, in the order that all frameworks use."""
 
 
+YEARS = ("VOC2007", "VOC2012")
+"""Folders of a data root, each with images and splits of its own."""
+
+
 def voc_root(data_root: Path) -> Path:
-    """The folder that holds ``VOC2007``: the given one or its ``VOCdevkit``.
+    """The folder that holds one of :data:`YEARS`: the given one or its ``VOCdevkit``.
 
     Raises:
-        UserError: if the folder is missing or neither holds ``VOC2007``.
+        UserError: if the folder is missing or neither holds one.
     """
+    where = data_root.absolute()
     if not data_root.is_dir():
-        raise UserError(f"the data root {data_root} is not a folder; give --data-root the folder that holds VOC2007")
+        raise UserError(f"the data root {where} is not a folder; give --data-root the folder that holds VOC2007")
     for root in (data_root, data_root / "VOCdevkit"):
-        if (root / "VOC2007").is_dir():
+        if any((root / year).is_dir() for year in YEARS):
             return root
     raise UserError(
-        f"the data root {data_root} is not in VOC layout; "
+        f"the data root {where} is not in VOC layout; "
         "expected VOC2007/{JPEGImages,Annotations,ImageSets/Main} in it or in its VOCdevkit folder"
     )
 
@@ -61,20 +68,36 @@ class VOCSplit:
     Args:
         folder: the folder of a year, such as ``VOC2007``, with ``JPEGImages`` and ``Annotations``.
         listing: the file that lists their names, see :func:`listed_names`.
+        picked_by: what in a config picks a split, in words, for whoever has other lists than the config's.
     """
 
     folder: Path
     listing: Path
+    picked_by: str = ""
 
     @classmethod
-    def named(cls, folder: Path, name: str) -> VOCSplit:
+    def named(cls, folder: Path, name: str, picked_by: str = "") -> VOCSplit:
         """The split of a name in ``ImageSets/Main``, such as ``trainval``."""
-        return cls(folder, folder / "ImageSets" / "Main" / f"{name}.txt")
+        return cls(folder, folder / "ImageSets" / "Main" / f"{name}.txt", picked_by)
 
     @property
     def names(self) -> list[str]:
         """Names of the images; see :func:`listed_names`, whose errors it raises."""
-        return listed_names(self.listing)
+        try:
+            return listed_names(self.listing)
+        except UserError as error:
+            raise error if self.listing.is_file() else UserError(f"{error}{self.others}") from error
+
+    @property
+    def others(self) -> str:
+        """Which lists there are where its own is missing, and what picks one; the end of a sentence, or empty."""
+        folders = sorted({*(self.folder.with_name(year) for year in YEARS), self.folder})
+        # Of names with an underscore, such as dog_train, there are twenty times as many: those of one class.
+        lists = [file for each in folders for file in each.glob("ImageSets/Main/*.txt") if "_" not in file.stem]
+        if not lists:
+            return ""
+        there = some(sorted(f"{file.parents[2].name}'s {file.name}" for file in lists))
+        return f"; there {'is' if len(lists) == 1 else 'are'} {there}{self.picked_by and f', and {self.picked_by}'}"
 
     def photograph(self, name: str) -> Path:
         """Where the image of a name is."""
@@ -83,6 +106,15 @@ class VOCSplit:
     def annotation(self, name: str) -> Path:
         """Where the annotation of an image is."""
         return self.folder / "Annotations" / f"{name}.xml"
+
+
+def missing_lists(splits: Sequence[VOCSplit]) -> list[str]:
+    """A sentence about every split whose list is missing where the data are, so that it is not found out late."""
+    return [
+        f"{split.listing} is missing{split.others}"
+        for split in splits
+        if split.folder.parent.is_dir() and not split.listing.is_file()
+    ]
 
 
 def object_names(annotation: Path) -> list[str]:

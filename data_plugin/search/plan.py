@@ -38,6 +38,7 @@ class SearchPlan:
         supernet: which supernet, and what it was trained on, in words.
         teacher: what its teacher knows of the images, in words.
         data: where the images are, in words.
+        lacking: what fine-tuning will ask for and is not there, a sentence each.
         images: how many are looked at.
         of: how many there are.
         taps: the feature maps that are compared.
@@ -57,6 +58,7 @@ class SearchPlan:
     supernet: str
     teacher: str
     data: str
+    lacking: Sequence[str]
     images: int
     of: int
     taps: Sequence[str]
@@ -77,6 +79,7 @@ class SearchPlan:
             "supernet": self.supernet,
             "teacher": self.teacher,
             "images": f"{self.images} of {self.of}, {self.data}",
+            **({"lacking": f"for fine-tuning: {'; '.join(self.lacking)}"} if self.lacking else {}),
             "taps": ", ".join(self.taps),
             "budgets": ", ".join(budgets),
             **({} if self.latency is None else {"latency": self.latency}),

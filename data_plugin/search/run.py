@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -339,7 +340,8 @@ def _plan(prepared: _Prepared, candidates: Candidates, known: Knowledge | None) 
         config=options.config,
         supernet=supernet_text(_supernet(prepared), prepared.supernet.info.training),
         teacher=knowledge_text(known),
-        data=_place(options),
+        data=_place(prepared),
+        lacking=() if options.images is not None else prepared.config.lacking,
         images=sum(map(len, batches.parts)),
         of=len(batches.source),
         taps=searcher.taps,
@@ -508,11 +510,12 @@ def _write_configs(prepared: _Prepared, winner: Winner, folder: Path) -> None:
 
 def _same_config(options: SearchOptions, framework: Framework) -> list[tuple[Framework, FrameworkConfig]]:
     """Our config of the same name for the other installed frameworks of the task, as we ship it."""
-    return [
-        (other, other.open(options.config, (), options.data_root, options.classes))
-        for other in frameworks_of(framework.task)
-        if other.name != framework.name and other.is_installed and other.configs.ours(options.config)
-    ]
+    with warnings.catch_warnings(action="ignore"):  # the config that is searched with has said the same of the data
+        return [
+            (other, other.open(options.config, (), options.data_root, options.classes))
+            for other in frameworks_of(framework.task)
+            if other.name != framework.name and other.is_installed and other.configs.ours(options.config)
+        ]
 
 
 def _description(prepared: _Prepared) -> dict[str, Any]:
@@ -553,11 +556,10 @@ def _latency_description(prepared: _Prepared) -> dict[str, Any] | None:
     }
 
 
-def _place(options: SearchOptions) -> str:
+def _place(prepared: _Prepared) -> str:
     """Where the images are, in words."""
-    if options.images is not None:
-        return f"from {os.fspath(options.images)}"
-    return "the config's data" if options.data_root is None else f"below {options.data_root}"
+    images = prepared.options.images
+    return ", ".join(prepared.config.data_sets) if images is None else f"from {os.fspath(images)}"
 
 
 def _supernet(prepared: _Prepared) -> dict[str, Any]:

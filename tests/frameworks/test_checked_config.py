@@ -53,6 +53,14 @@ class Touchy(FrameworkConfig):
         self.may("resolution")
         return Resolution()
 
+    @property
+    def data_sets(self) -> Sequence[str]:
+        return ["touchy"]
+
+    @property
+    def lacking(self) -> Sequence[str]:
+        return []
+
     def images(self) -> ImageSource:
         self.may("images")
         return TouchyImages(self)
