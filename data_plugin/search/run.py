@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -377,8 +376,11 @@ def _searched(prepared: _Prepared, unfinished: PartialSearch) -> tuple[Outcome, 
     named = prepared.rivals
     archs = sorted({arch for _, _, arch in named})
     most = options.strategy.most(unfinished.candidates, len(prepared.budgets))
-    with _progress((most + len(archs)) * len(batches)) as advance:
-        measurement = prepared.searcher.on(batches, unfinished, advance, options.strategy.comes_back)
+    with progress_over((most + len(archs)) * len(batches), "networks x batches") as advance:
+        # Every process settles its share at about the same pace; the first one shows that of all.
+        measurement = prepared.searcher.on(
+            batches, unfinished, lambda networks: advance(networks * rank_count()), options.strategy.comes_back
+        )
         outcome = options.strategy.search(
             Beside(measurement, archs), unfinished.candidates, prepared.space, prepared.within, options.seed
         )
@@ -572,14 +574,3 @@ def _supernet(prepared: _Prepared) -> dict[str, Any]:
         "saw_labels": info.saw_labels,
         "space": info.space.to_json(),
     }
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[float], None]]:
-    """Progress of all processes over networks times batches; yields the function that this one reports its own with."""
-    if rank() != 0:
-        yield lambda networks: None
-        return
-    with progress_over(total, "networks x batches") as advance:
-        # Every process settles its share at about the same pace; the first one shows that of all.
-        yield lambda networks: advance(networks * rank_count())

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import SPACE, RandomImages
+from samples import SPACE, RandomImages, random_batches
 from torch.utils.flop_counter import FlopCounterMode
 
 from data_plugin.features.prefix_tree import tree_order, walk
 from data_plugin.frameworks.framework import Framework
 from data_plugin.frameworks.registry import DETECTRON2, MMDET
-from data_plugin.search.plan import SearchPlan, work
+from data_plugin.search import plan as plan_module
+from data_plugin.search.plan import SearchPlan, foresee, work
 from data_plugin.search.run import SearchOptions, plan_search, run_search
+from data_plugin.search.searcher import Searcher
 from data_plugin.search.strategies.sample import Sample
+from data_plugin.space.cost import STRIDES
 from data_plugin.supernet.checkpoint import load_supernet
 from data_plugin.tools import search_det
 from data_plugin.tools.demo_data import demo_data
@@ -191,3 +194,33 @@ def test_nothing_is_announced_before_all_is_checked(config, supernet_file, tmp_p
     with pytest.raises(UserError, match="is not empty"):
         run_search(options, told.append)
     assert len(told) == 1
+
+
+def test_large_images_are_timed_in_parts_for_as_long_as_patience_lasts(supernet_file, monkeypatch):
+    searcher, batches = Searcher(load_supernet(supernet_file), ["C5"]), random_batches([(500, 600), (400, 500)])
+    measure, seen = Searcher.measure, []
+
+    def recorded(self, archs, held):
+        (batch,) = held
+        seen.append((tuple(batch.images.shape[-2:]), batch.sizes))
+        return measure(self, archs, held)
+
+    monkeypatch.setattr(Searcher, "measure", recorded)
+    archs = SPACE.sample(4, seed=0)
+    flops, seconds = foresee(searcher, batches, archs, 10, STRIDES)
+    first, *parts = seen
+    assert first == parts[0]  # the first time of all takes longer
+    assert [size for size, _ in parts] == [(125, 150), (250, 300), (500, 600)]
+    assert parts[-1][1] == [(500, 600), (400, 500)]
+    monkeypatch.setattr(plan_module, "PATIENCE", 0.0)
+    again, roughly = foresee(searcher, batches, archs, 10, STRIDES)
+    assert seen[4:] == [first, first]
+    assert again == flops
+    assert roughly > 0
+    assert seconds > 0
+
+
+def test_images_that_do_not_fit_are_refused_with_the_plan(supernet_file):
+    searcher = Searcher(load_supernet(supernet_file), ["C5"], max_memory=2_000_000)
+    with pytest.raises(UserError, match=r"one image of 500x600 needs .* MB, more than the bound"):
+        foresee(searcher, random_batches([(500, 600)]), SPACE.sample(4, seed=0), 10, STRIDES)
