@@ -33,7 +33,7 @@ from torchvision.datasets import ImageFolder
 from data_plugin import Arch
 from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.backbones.extract import extract
-from data_plugin.images.open import open_images
+from data_plugin.images.image_folder import ImageFolder as UnlabelledFolder
 from data_plugin.search.knowledge import IMAGES, STARTS, effective_rank, features
 from data_plugin.search.searcher import Searcher
 from data_plugin.supernet.checkpoint import Supernet, load_supernet
@@ -118,7 +118,7 @@ def main() -> None:
     arguments = parser.parse_args()
     supernets = {path: load_supernet(path) for path in arguments.supernet}
     for folder in arguments.images:
-        found = np.random.default_rng(0).permutation(sorted(open_images(folder).files))[:IMAGES]
+        found = np.random.default_rng(0).permutation(sorted(UnlabelledFolder(folder).files))[:IMAGES]
         images = ImageFiles(found.tolist(), arguments.size)
         for path, supernet in supernets.items():
             texts = [f"{name} {beside_random(supernet, each)}" for name, each in measures(images).items()]

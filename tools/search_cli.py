@@ -107,7 +107,8 @@ def add_search_arguments(parser: argparse.ArgumentParser, task: Task, example: s
         type=Path,
         metavar="SOURCE",
         help="search on these unlabelled images, through the config's test-time preprocessing: a folder of images at "
-        "any depth, or a .txt file that names one a line (default: the config's training images)",
+        "any depth, or of .tar shards, one shard, or a .txt file that names an image a line (default: the config's "
+        "training images)",
     )
     parser.add_argument(
         "--image-count",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -119,11 +120,12 @@ class Detectron2Config(FrameworkConfig):
         Raises:
             UserError: if a data set is unknown, or an image or the list of them is missing.
         """
-        return ModelInputs(self.cfg, image_files(self.cfg.DATASETS.TRAIN, self._placed))
+        files = image_files(self.cfg.DATASETS.TRAIN, self._placed)
+        return ModelInputs(self.cfg, [file.name for file in files], lambda index: nullcontext(files[index]))
 
     def images_of(self, images: Images) -> ImageSource:
         """See :meth:`FrameworkConfig.images_of`."""
-        return ModelInputs(self.cfg, images.files, images.names)
+        return ModelInputs(self.cfg, images.keys, images.file)
 
     def write(self, arch: Arch, weights: Path, path: Path, iterations: int | None = None) -> None:
         """See :meth:`FrameworkConfig.write`."""

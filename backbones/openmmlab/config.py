@@ -20,7 +20,13 @@ from data_plugin.backbones.openmmlab.config_file import (
     read_config,
     save_config,
 )
-from data_plugin.backbones.openmmlab.images import Files, Indexed, OpenMMLabImages, inference_pipeline, of_data_sets
+from data_plugin.backbones.openmmlab.images import (
+    Indexed,
+    OfDataSets,
+    OfNoDataSet,
+    OpenMMLabImages,
+    inference_pipeline,
+)
 from data_plugin.backbones.openmmlab.iterations import set_iterations
 from data_plugin.backbones.openmmlab.swap import detector, replace_resnet, set_arch, stages_read
 from data_plugin.backbones.openmmlab.training import train_or_evaluate
@@ -138,13 +144,12 @@ class OpenMMLabConfig(FrameworkConfig):
         self._require_data()
         pipeline = inference_pipeline(self.cfg)
         entries = [self._unlabelled(leaf, pipeline) for leaf in leaves(self.cfg.train_dataloader.dataset)]
-        images, paths = of_data_sets(entries, self.scope)
-        return self._preprocessed(images, paths, [path.name for path in paths])
+        images = OfDataSets(entries, self.scope)
+        return self._preprocessed(images, [path.name for path in images.paths])
 
     def images_of(self, images: Images) -> ImageSource:
         """See :meth:`FrameworkConfig.images_of`."""
-        files = images.files
-        return self._preprocessed(Files(files, inference_pipeline(self.cfg), self.scope), files, images.names)
+        return self._preprocessed(OfNoDataSet(images, inference_pipeline(self.cfg), self.scope), images.keys)
 
     def write(self, arch: Arch, weights: Path, path: Path, iterations: int | None = None) -> None:
         """Write a self-contained config that trains a network with the framework's own tools.
@@ -196,10 +201,10 @@ class OpenMMLabConfig(FrameworkConfig):
         if self._missing is not None:
             raise self._missing
 
-    def _preprocessed(self, images: Indexed, paths: Sequence[Path], names: Sequence[str]) -> ImageSource:
+    def _preprocessed(self, images: Indexed, names: Sequence[str]) -> ImageSource:
         preprocessor = self.cfg.model.get("data_preprocessor") or ConfigDict(type=self.preprocessor)
         workers = self.cfg.test_dataloader.get("num_workers", 0)
-        return OpenMMLabImages(images, paths, names, preprocessor, self.scope, workers)
+        return OpenMMLabImages(images, names, preprocessor, self.scope, workers)
 
     @abstractmethod
     def _find_data(self, data_root: Path | None) -> None:

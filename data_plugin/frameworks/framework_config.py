@@ -89,9 +89,6 @@ class FrameworkConfig(ABC):
 
         Args:
             images: the images, which need to be in none of the config's data sets.
-
-        Raises:
-            UserError: if they are not in files of their own.
         """
 
     @abstractmethod

@@ -71,8 +71,8 @@ class SearchOptions:
         latency_table: a file of latencies that were measured on another device, see
             :class:`~data_plugin.space.latency_table.LatencyTable`; None measures them on this one.
         strategy: how candidates are found.
-        images: a folder of images, or a text file that names them, to search on; None takes the config's training
-            images.
+        images: a folder of images, or of tar shards, or a text file that names images, to search on; None takes the
+            config's training images.
         image_count: how many of these are drawn; None takes all.
         batch_size: most images of a batch.
         taps: the feature maps to compare; None reads them from the config's model.

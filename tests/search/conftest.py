@@ -53,7 +53,7 @@ class RandomConfig(FrameworkConfig):
         return self.source
 
     def images_of(self, images: Images) -> ImageSource:
-        return RandomImages([(64, 64)] * len(images), images.names)
+        return RandomImages([(64, 64)] * len(images), images.keys)
 
     def write(self, arch, weights, path) -> None:
         path.write_text(f"{arch} {weights}")
