@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,16 @@ from torch.nn import functional as F
 
 from data_plugin.images.batch import ImageBatch
 from data_plugin.images.input_format import InputFormat
-from data_plugin.pretrain.teacher import TeacherInput, answer, features_of
+from data_plugin.pretrain.teacher import FORMS, TeacherInput, answer, features_of, load_teacher
 from data_plugin.search.taps import STAGE_TAPS
+from data_plugin.supernet.checkpoint import SupernetInfo
 from data_plugin.utils.errors import UserError
+
+PRETRAINING = "pre-training"
+"""Names the network that taught the supernet."""
+
+INPUT = ("size", "mean", "std")
+"""What is told of a teacher's input."""
 
 TAPS = STAGE_TAPS[2:]
 """What it can be compared at: its one map is about as coarse as these, and says nothing of finer ones."""
@@ -61,6 +69,64 @@ class ExternalTeacher:
         mean, std = (normalised.new_tensor(each).view(1, 3, 1, 1) for each in (self.saw.mean, self.saw.std))
         pixels = normalised * std + mean
         return pixels if self.saw.channel_order == "RGB" else pixels.flip(1)
+
+
+def open_external_teacher(words: Sequence[str], info: SupernetInfo) -> ExternalTeacher:
+    """The network that a user names as the teacher of a search.
+
+    Args:
+        words: what :func:`~data_plugin.pretrain.teacher.load_teacher` reads, or ``pre-training`` for the network that
+            taught the supernet; then, where its source does not tell, ``size=224``, ``mean=123.7,116.3,103.5`` and
+            ``std=58.4,57.1,57.4``, per channel (RGB, 0 to 255), and ``weights=FILE`` of its state dict.
+        info: what the supernet's file says, whose input format the search's images have.
+
+    Raises:
+        UserError: if there is no such network, its input is not known, or a word is wrong.
+    """
+    name, *told = words
+    if name == PRETRAINING:
+        name, told = _of_pretraining(told, info)
+    given = dict(_told(word) for word in told)
+    shape = {key: value for key, value in given.items() if key != "weights"}
+    if shape and set(shape) != set(INPUT):
+        missing = next(key for key in INPUT if key not in shape)
+        raise UserError(f"the input of the search's teacher has no {missing}; expected size, mean and std, all or none")
+    network, known = load_teacher(name, given.get("weights", ""), TeacherInput(**shape) if shape else None)
+    return ExternalTeacher(name, network, known, info.input_format)
+
+
+def _of_pretraining(told: Sequence[str], info: SupernetInfo) -> tuple[str, list[str]]:
+    """The name and the input of the network that taught a supernet."""
+    settings = info.training.get("recipe", {}).get("settings", {})
+    if not settings.get("teacher"):
+        raise UserError(
+            f"the supernet was trained with {info.method}, without a frozen teacher; name one as the search's teacher "
+            f"instead of {PRETRAINING}: {FORMS}"
+        )
+    if told:
+        raise UserError(f"{told[0]!r} was given, but the supernet's file says what its teacher is shown; leave it out")
+    size = settings["teacher_size"]
+    numbers = {key: ",".join(map(str, settings[f"teacher_{key}"])) for key in ("mean", "std")}
+    words = [f"size={size}", *(f"{key}={value}" for key, value in numbers.items())] if size else []
+    return settings["teacher"], words + ([f"weights={path}"] if (path := settings["teacher_weights"]) else [])
+
+
+def _told(word: str) -> tuple[str, Any]:
+    """A name and its value, from ``size=224`` and the like."""
+    key, _, text = word.partition("=")
+    if key == "weights" and text:
+        return key, text
+    try:
+        value = int(text) if key == "size" else [float(number) for number in text.split(",")]
+    except ValueError:
+        value = []
+    right = isinstance(value, int) and value > 0 if key == "size" else isinstance(value, list) and len(value) == 3
+    if key not in INPUT or not right:
+        raise UserError(
+            f"{word!r} says nothing of the search's teacher; expected size=PIXELS, mean=R,G,B, std=R,G,B or "
+            "weights=FILE"
+        )
+    return key, value
 
 
 def on_grid(maps: Sequence[Tensor], sizes: Sequence[tuple[int, int]], padded: tuple[int, int]) -> Tensor:

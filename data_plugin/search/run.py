@@ -20,6 +20,7 @@ from data_plugin.frameworks.registry import find_framework, frameworks_of
 from data_plugin.images.batch import ImageBatches, draw_batches
 from data_plugin.images.open import open_images
 from data_plugin.search.comparison import Reduction
+from data_plugin.search.external_teacher import open_external_teacher
 from data_plugin.search.found import Search
 from data_plugin.search.knowledge import Knowledge, knowledge_of, passes
 from data_plugin.search.plan import SearchPlan, foresee
@@ -80,6 +81,8 @@ class SearchOptions:
         norm: what batch norms normalise with, see there.
         precision: what features are computed in, see there.
         relation_rows: rows of the relation that are drawn per image and tap; None takes all.
+        search_teacher: a frozen network of any kind instead of the supernet's largest, in the words of
+            :func:`~data_plugin.search.external_teacher.open_external_teacher`; none takes the largest.
         max_memory: bytes of tensors that may be held at once on the device; None takes a part of what is free.
         seed: seed of all draws.
         device: a torch device, or ``auto``.
@@ -109,6 +112,7 @@ class SearchOptions:
     norm: str = "batch"
     precision: str = "float32"
     relation_rows: int | None = None
+    search_teacher: Sequence[str] = ()
     max_memory: int | None = None
     seed: int = 0
     device: str = "auto"
@@ -299,6 +303,7 @@ def _prepare(options: SearchOptions) -> _Prepared:
         rows=options.relation_rows,
         seed=options.seed,
         max_memory=options.max_memory,
+        teacher=open_external_teacher(options.search_teacher, supernet.info) if options.search_teacher else None,
     )
     return _Prepared(
         options=options,
@@ -320,7 +325,7 @@ def _prepare(options: SearchOptions) -> _Prepared:
 def _knowledge(prepared: _Prepared) -> Knowledge | None:
     """What the teacher knows of the images, found out by the first process for all."""
     known = None
-    if rank() == 0 and passes(prepared.batches):
+    if rank() == 0 and passes(prepared.batches) and not prepared.options.search_teacher:
         with progress_over(passes(prepared.batches), "images x networks to see what the teacher knows") as advance:
             known = knowledge_of(prepared.searcher.supernet.key, prepared.batches, prepared.options.seed, advance)
     return from_first(known)
@@ -338,7 +343,7 @@ def _plan(prepared: _Prepared, candidates: Candidates, known: Knowledge | None) 
         framework=prepared.framework.title,
         config=options.config,
         supernet=supernet_text(_supernet(prepared), prepared.supernet.info.training),
-        teacher=knowledge_text(known),
+        teacher=knowledge_text(known, _search_teacher(prepared)),
         data=_place(options),
         images=sum(map(len, batches.parts)),
         of=len(batches.source),
@@ -526,6 +531,7 @@ def _description(prepared: _Prepared) -> dict[str, Any]:
         "strategy": options.strategy.to_json(),
         "resolution": prepared.config.resolution.options(),
         "max_memory": options.max_memory,
+        "search_teacher": _search_teacher(prepared),
         "latency_table": _latency_description(prepared),
         "image_source": None if options.images is None else os.fspath(options.images),
         "image_source_sha256": prepared.fingerprint,
@@ -534,6 +540,12 @@ def _description(prepared: _Prepared) -> dict[str, Any]:
         "seed": options.seed,
         "versions": {"data_plugin": __version__, **installed_versions(packages)},
     }
+
+
+def _search_teacher(prepared: _Prepared) -> list[str]:
+    """The network in the teacher's place, and what was told of it; empty where the supernet's largest is the teacher."""
+    external = prepared.searcher.teacher
+    return [] if external is None else [external.name, *prepared.options.search_teacher[1:]]
 
 
 def _latency_description(prepared: _Prepared) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from samples import SPACE, random_batches, random_supernet
+from samples import SPACE, TEACHER, random_batches, random_supernet
 from torch import nn
 from torch.nn import functional as F
 
@@ -11,8 +11,9 @@ from data_plugin import UserError
 from data_plugin.backbones.extract import extract
 from data_plugin.images.input_format import InputFormat
 from data_plugin.pretrain.teacher import TeacherInput
-from data_plugin.search.external_teacher import ExternalTeacher, on_grid
+from data_plugin.search.external_teacher import ExternalTeacher, on_grid, open_external_teacher
 from data_plugin.search.searcher import Searcher
+from data_plugin.supernet.checkpoint import SupernetInfo
 
 IMAGENET = InputFormat.imagenet()
 ARCHS = SPACE.sample(6, seed=3)
@@ -110,6 +111,49 @@ def test_a_teacher_that_gives_no_numbers_is_refused(supernet):
     broken = external(Last(extract(supernet.key, SPACE.largest)), 64, std=(float("nan"),) * 3)
     with pytest.raises(UserError, match="the teacher gives values that are not finite"):
         Searcher(supernet, ["C5"], teacher=broken).measure(ARCHS, random_batches([(64, 64)]))
+
+
+def info(**settings):
+    training = {"recipe": {"settings": settings}} if settings else {}
+    return SupernetInfo(SPACE, "distill" if settings else "mocov2", IMAGENET, training)
+
+
+TAUGHT = {
+    "teacher": TEACHER["teacher"],
+    "teacher_weights": "",
+    "teacher_size": 48,
+    "teacher_mean": [1.0, 2.0, 3.0],
+    "teacher_std": [4.0, 5.0, 6.0],
+}
+
+
+def test_the_network_that_taught_the_supernet_is_shown_what_it_was_shown_there():
+    found = open_external_teacher(["pre-training"], info(**TAUGHT))
+    assert found.name == TEACHER["teacher"]
+    assert found.given == TeacherInput(48, [1.0, 2.0, 3.0], [4.0, 5.0, 6.0])
+    assert found.saw == IMAGENET
+
+
+def test_an_input_may_be_told():
+    words = [TEACHER["teacher"], "size=32", "mean=1,2,3", "std=4,5,6"]
+    assert open_external_teacher(words, info()).given == TeacherInput(32, [1.0, 2.0, 3.0], [4.0, 5.0, 6.0])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pre-training"], "the supernet was trained with mocov2, without a frozen teacher"),
+        (["resnet50"], "the teacher 'resnet50' is not a file; expected timm:NAME"),
+        ([TEACHER["teacher"]], "the input of the teacher .* is not known"),
+        ([TEACHER["teacher"], "size=32"], "the input of the search's teacher has no mean; expected size, mean and std"),
+        ([TEACHER["teacher"], "size=big"], "'size=big' says nothing of the search's teacher; expected size=PIXELS"),
+        ([TEACHER["teacher"], "mean=1,2"], "'mean=1,2' says nothing of the search's teacher"),
+        ([TEACHER["teacher"], "colour=red"], "'colour=red' says nothing of the search's teacher"),
+    ],
+)
+def test_what_no_teacher_can_be_made_of_is_said(words, message):
+    with pytest.raises(UserError, match=message):
+        open_external_teacher(words, info())
 
 
 @pytest.mark.parametrize("size", [(65, 97), (63, 33), (224, 160)])
