@@ -543,7 +543,7 @@ def _description(prepared: _Prepared) -> dict[str, Any]:
 
 
 def _search_teacher(prepared: _Prepared) -> list[str]:
-    """The network in the teacher's place, and what was told of it; empty where the supernet's largest is the teacher."""
+    """The network in the teacher's place, and what was told of it; empty where it is the supernet's largest."""
     external = prepared.searcher.teacher
     return [] if external is None else [external.name, *prepared.options.search_teacher[1:]]
 
