@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,6 +47,9 @@ from data_plugin.utils.errors import UserError
 from data_plugin.utils.progress import progress_over
 from data_plugin.utils.provenance import device_name, file_hash, installed_versions
 from data_plugin.utils.ranks import from_first, joined_ranks, pick_device, rank, rank_count
+
+DRAWN = Sample()
+"""How candidates are found if nobody says."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class SearchOptions:
     every_group: bool = False
     input_size: tuple[int, int] | None = None
     latency_table: str | os.PathLike[str] | None = None
-    strategy: Strategy = dataclasses.field(default_factory=Sample)
+    strategy: Strategy = DRAWN
     images: str | os.PathLike[str] | None = None
     image_count: int | None = 256
     batch_size: int = 4
@@ -136,11 +138,33 @@ def search_supernet(
     out: str | Path,
     budget: str | Sequence[str] = (),
     group: str | Sequence[str] = (),
+    every_group: bool = False,
     data_root: str | Path | None = None,
-    images: str | Path | None = None,
-    **options: Any,
+    images: str | os.PathLike[str] | None = None,
+    image_count: int | None = 256,
+    batch_size: int = 4,
+    strategy: Strategy = DRAWN,
+    pareto: bool = False,
+    task: Task | None = None,
+    framework: str | None = None,
+    classes: Sequence[str] | None = None,
+    options: Sequence[str] = (),
+    taps: Sequence[str] | None = None,
+    reduction: Reduction = "mean",
+    norm: str = "batch",
+    precision: str = "float32",
+    relation_rows: int | None = None,
+    input_size: tuple[int, int] | None = None,
+    latency_table: str | os.PathLike[str] | None = None,
+    max_memory: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+    resume: bool = False,
 ) -> Search:
     """Search a supernet for the backbone that keeps most of its knowledge of a config's images, in a budget.
+
+    What is not explained here is as in :class:`SearchOptions`.
 
     Args:
         supernet: what :func:`~data_plugin.pretrain_supernet` returned, the path of a ``supernet.safetensors``, or
@@ -153,7 +177,9 @@ def search_supernet(
         data_root: folder of the data sets; None leaves the config's.
         images: a folder of images, or a text file that names them, to search on; None takes the config's training
             images.
-        options: further fields of :class:`SearchOptions`.
+        image_count: how many of these are drawn; None takes all.
+        strategy: how candidates are found, such as ``Exhaustive()`` or ``Evolution()``; 100 a budget are drawn.
+        options: ``KEY=VALUE`` changes of the config.
 
     Returns:
         The search, with its winners; what ``out`` holds.
@@ -161,22 +187,11 @@ def search_supernet(
     Raises:
         UserError: if anything that was given does not fit; nothing is written then.
     """
-    texts = ([value] if isinstance(value, str) else value for value in (group, budget))
-    budgets = [make(text) for make, given in zip((Budget.group, Budget.parse), texts, strict=True) for text in given]
-    unknown = sorted(set(options) - {field.name for field in dataclasses.fields(SearchOptions)})
-    if unknown:
-        raise TypeError(f"search_supernet() got an unexpected keyword argument {unknown[0]!r}")
-    found = run_search(
-        SearchOptions(
-            config=str(config),
-            supernet=supernet,
-            out=Path(out),
-            budgets=budgets,
-            data_root=None if data_root is None else Path(data_root),
-            images=images,
-            **options,
-        )
-    )
+    given = dict(locals())  # most parameters are fields of SearchOptions, which are not listed once more
+    groups, bounds = ([each] if isinstance(each, str) else each for each in (given.pop("group"), given.pop("budget")))
+    given["budgets"] = [*map(Budget.group, groups), *map(Budget.parse, bounds)]
+    given |= {"config": str(config), "out": Path(out), "data_root": None if data_root is None else Path(data_root)}
+    found = run_search(SearchOptions(**given))
     return Search.read(out) if found is None else found
 
 
