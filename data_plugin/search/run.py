@@ -154,6 +154,7 @@ def search_supernet(
     norm: str = "batch",
     precision: str = "float32",
     relation_rows: int | None = None,
+    search_teacher: Sequence[str] = (),
     input_size: tuple[int, int] | None = None,
     latency_table: str | os.PathLike[str] | None = None,
     max_memory: int | None = None,
