@@ -269,10 +269,8 @@ def _voc_below(names: Sequence[str], data_root: Path) -> list[DataSet]:
 def _coco_below(names: Sequence[str], data_root: Path) -> list[DataSet]:
     if not data_root.is_dir():
         raise UserError(f"the data root {data_root} is not a folder; give the one that holds COCO's annotations folder")
-    for name in names:
-        _require_known(name)
-    sources = [MetadataCatalog.get(name) for name in names]
-    parts = ["annotations", *(Path(source.image_root).name for source in sources)]
+    sources = [source for name in names if isinstance(source := catalogued(name), COCO)]
+    parts = ["annotations", *(source.folder.name for source in sources)]
     roots = (data_root, data_root / "coco")
     root = next((each for each in roots if any((each / part).is_dir() for part in parts)), None)
     if root is None:
@@ -281,8 +279,7 @@ def _coco_below(names: Sequence[str], data_root: Path) -> list[DataSet]:
             "train2017 and so on in it or in its coco folder"
         )
     return [
-        COCO(source.name, root / Path(source.image_root).name, root / "annotations" / Path(source.json_file).name)
-        for source in sources
+        COCO(source.name, root / source.folder.name, root / "annotations" / source.json_file.name) for source in sources
     ]
 
 
