@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from data_plugin.images.endings import beside
 from data_plugin.utils.errors import UserError
 
 CLASSES = (
@@ -114,16 +115,8 @@ def check_voc(split: VOCSplit) -> Counter[str]:
     for name in split.names:
         if not split.photograph(name).is_file():
             raise UserError(
-                f"{split.photograph(name)} is missing, but {split.listing.name} lists it{_beside(split, name)}"
+                f"{split.photograph(name)} is missing, but {split.listing.name} lists it"
+                f"{beside(split.photograph(name))}"
             )
         objects.update(object_names(split.annotation(name)))
     return objects
-
-
-def _beside(split: VOCSplit, name: str) -> str:
-    """What to do about an image that is there under another ending than the frameworks look for; empty if it is not."""
-    wanted = split.photograph(name)
-    found = sorted(path.name for path in wanted.parent.glob("*") if path.stem == wanted.stem)
-    if not found:
-        return ""
-    return f"; there is {found[0]}, but the frameworks read JPEG files that end in .jpg: rename or convert it"

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from labels_loaded import loaded, refused, title
 from PIL import Image
 from samples import unchanged_catalogs
 
-from data_plugin import UserError
 from data_plugin.frameworks.framework_config import FrameworkConfig
 from data_plugin.frameworks.registry import DETECTRON2, MMDET
 from data_plugin.images.voc import VOCSplit
@@ -29,9 +29,6 @@ UNCHANGED = {
     ],
 }
 """Options that leave the images of a training as they are."""
-
-Label = tuple[str, tuple[float, ...]]
-"""A class, and left, top, right and bottom in pixels from 0."""
 
 
 @dataclass(frozen=True)
@@ -82,67 +79,11 @@ def opened(request, voc: Voc) -> Iterator[Callable[[], FrameworkConfig]]:
         yield open_
 
 
-def title(config: FrameworkConfig) -> str:
-    return config._title
-
-
-def loaded(config: FrameworkConfig) -> dict[str, list[Label]]:
-    """What the training loader of a config gives of every image, by its name, after fine-tuning's own checks."""
-    return (_loaded_by_detectron2 if title(config) == "detectron2" else _loaded_by_mmdet)(config._config)
-
-
-def _loaded_by_detectron2(config) -> dict[str, list[Label]]:
-    from detectron2.data import DatasetMapper, MetadataCatalog, get_detection_dataset_dicts
-
-    from data_plugin.backbones.detectron2.labels import require_data_sets
-    from data_plugin.backbones.detectron2.own_classes import register_classes
-
-    for each in config._placed:
-        each.register()
-    register_classes(config.cfg)
-    require_data_sets(config.cfg.DATASETS.TRAIN)
-    names = MetadataCatalog.get(config.cfg.DATASETS.TRAIN[0]).thing_classes
-    records = get_detection_dataset_dicts(config.cfg.DATASETS.TRAIN, config.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
-    found = {}
-    for item in map(DatasetMapper(config.cfg, is_train=True), records):
-        assert tuple(item["image"].shape[1:]) == SIZE[::-1]
-        labels, boxes = item["instances"].gt_classes.tolist(), item["instances"].gt_boxes.tensor.tolist()
-        found[Path(item["file_name"]).stem] = [
-            (names[label], tuple(box)) for label, box in zip(labels, boxes, strict=True)
-        ]
-    return found
-
-
-def _loaded_by_mmdet(config) -> dict[str, list[Label]]:
-    from mmdet.registry import DATASETS
-    from mmengine.registry import DefaultScope
-
-    config._require_labels("train_dataloader")
-    with DefaultScope.overwrite_default_scope("mmdet"):
-        data = DATASETS.build(config.cfg.train_dataloader.dataset)
-    names, found = data.metainfo["classes"], {}
-    for item in data:
-        assert tuple(item["inputs"].shape[1:]) == SIZE[::-1]
-        sample = item["data_samples"]
-        labels, boxes = sample.gt_instances.labels.tolist(), sample.gt_instances.bboxes.tensor.tolist()
-        found[Path(sample.img_path).stem] = [
-            (names[label], tuple(box)) for label, box in zip(labels, boxes, strict=True)
-        ]
-    return found
-
-
 def as_it_is(config: FrameworkConfig, *box: int) -> tuple[float, ...]:
     """The box, in pixels from 1, in which both corners count, as a framework has it."""
     left, top, right, bottom = box
     last = 0 if title(config) == "detectron2" else 1
     return (left - 1, top - 1, right - last, bottom - last)
-
-
-def refused(config: FrameworkConfig, folder: Path, message: str) -> None:
-    with pytest.raises(UserError, match=message) as caught:
-        config.finetune(folder / "out")
-    assert "\n" not in str(caught.value)
-    assert not (folder / "out").exists()
 
 
 def test_an_annotation_as_it_should_be(opened, voc: Voc):
