@@ -39,7 +39,7 @@ def _loaded_by_detectron2(config) -> dict[str, list[Label]]:
     records = get_detection_dataset_dicts(config.cfg.DATASETS.TRAIN, config.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     found = {}
     for item in map(DatasetMapper(config.cfg, is_train=True), records):
-        assert tuple(item["image"].shape[1:]) == Image.open(item["file_name"]).size[::-1]
+        assert tuple(item["image"].shape[1:]) == _shape(item["file_name"])
         labels, boxes = item["instances"].gt_classes.tolist(), item["instances"].gt_boxes.tensor.tolist()
         found[Path(item["file_name"]).stem] = [
             (names[label], tuple(box)) for label, box in zip(labels, boxes, strict=True)
@@ -57,12 +57,17 @@ def _loaded_by_mmdet(config) -> dict[str, list[Label]]:
     names, found = data.metainfo["classes"], {}
     for item in data:
         sample = item["data_samples"]
-        assert tuple(item["inputs"].shape[1:]) == Image.open(sample.img_path).size[::-1]
+        assert tuple(item["inputs"].shape[1:]) == _shape(sample.img_path)
         labels, boxes = sample.gt_instances.labels.tolist(), sample.gt_instances.bboxes.tensor.tolist()
         found[Path(sample.img_path).stem] = [
             (names[label], tuple(box)) for label, box in zip(labels, boxes, strict=True)
         ]
     return found
+
+
+def _shape(path: str) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.height, image.width
 
 
 def refused(config: FrameworkConfig, folder: Path, message: str) -> None:

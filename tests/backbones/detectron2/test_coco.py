@@ -220,7 +220,7 @@ def test_labels_beyond_the_class_count_are_refused(name, own_coco, backbone, tmp
         (
             "train2017",
             lambda it: it.pop("categories"),
-            r"instances_train2017.json cannot be read as COCO annotations \(KeyError: 'categories'",
+            r"_train2017.json cannot be .*\(KeyError: 'categories'",
         ),
         ("train2017", lambda it: it["images"][0].update(file_name="absent.jpg"), "train2017/absent.jpg .*is missing"),
         ("val2017", lambda it: it.update(annotations=[]), "coco_2017_val has no object in 4 images"),
