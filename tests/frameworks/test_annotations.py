@@ -14,6 +14,7 @@ from labels_loaded import loaded, refused, title
 from PIL import Image
 from samples import unchanged_catalogs
 
+from data_plugin import UserError
 from data_plugin.frameworks.framework_config import FrameworkConfig
 from data_plugin.frameworks.registry import DETECTRON2, MMDET
 from data_plugin.images.voc import VOCSplit
@@ -98,6 +99,14 @@ def test_an_image_of_another_ending_is_named(opened, voc: Voc, tmp_path: Path, e
         rf"{voc.name}.jpg is missing, but trainval.txt lists it; there is {voc.name}{ending}, .* rename or convert"
     )
     refused(opened(), tmp_path, message)
+
+
+@pytest.mark.parametrize("ending", [".JPG", ".png"])
+def test_a_search_names_an_image_of_another_ending(opened, voc: Voc, ending: str):
+    voc.photograph.rename(voc.photograph.with_suffix(ending))
+    words = rf"{voc.name}.jpg .*is missing; there is {voc.name}{ending}, but .* {voc.name}.jpg: rename or convert it"
+    with pytest.raises(UserError, match=words):
+        opened().images()[0]
 
 
 @pytest.mark.parametrize("size", ["320x240", "120x160", "0x0"])
