@@ -90,7 +90,8 @@ def object_names(annotation: Path) -> list[str]:
     """The class of every object in an annotation.
 
     Raises:
-        UserError: if the file is missing or no annotation in XML, or an object in it has no name.
+        UserError: if the file is missing or no annotation in XML, or an object in it has no name, or one with white
+            space around it.
     """
     try:
         objects = ElementTree.parse(annotation).findall("object")
@@ -99,6 +100,12 @@ def object_names(annotation: Path) -> list[str]:
     names = [item.findtext("name", default="") for item in objects]
     if not all(name.strip() for name in names):
         raise UserError(f"{annotation} has an object without a name; expected <name> with its class in every <object>")
+    padded = [name for name in names if name != name.strip()]
+    if padded:  # frameworks compare names as they are written
+        raise UserError(
+            f"{annotation} has an object of class {padded[0]!r}; expected <name>{padded[0].strip()}</name>, without "
+            "spaces or line breaks around it, in all annotations"
+        )
     return names
 
 
@@ -109,7 +116,7 @@ def check_voc(split: VOCSplit) -> Counter[str]:
         The number of objects of every class.
 
     Raises:
-        UserError: naming the first file that is missing, unreadable or has an object without a name.
+        UserError: naming the first file that is missing or that :func:`object_names` refuses.
     """
     objects: Counter[str] = Counter()
     for name in split.names:

@@ -204,6 +204,15 @@ def test_letters_of_any_script_in_names(opened, voc: Voc):
     assert loaded(config)[new] == [("Füchse 狐", as_it_is(config, 11, 21, 50, 60))]
 
 
+@pytest.mark.parametrize("name", ["fox\n", " fox"])
+def test_a_name_with_space_around_it_is_named(opened, voc: Voc, name: str):
+    voc.annotate(11, 21, 50, 60, name=name)
+    with pytest.raises(
+        UserError, match=rf"{voc.name}.xml has an object of class .*; expected <name>fox</name>, without"
+    ):
+        opened()
+
+
 def test_a_turned_photograph_has_the_size_that_it_is_shown_in(voc: Voc):
     exif = Image.Exif()
     exif[0x112] = 6  # to be shown turned by a quarter to the right
