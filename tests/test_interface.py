@@ -1,17 +1,22 @@
 """The way of a notebook: the snippet of the README runs as it is written."""
 
+import argparse
 import dataclasses
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 from samples import SMALL_C4
 
-from data_plugin import DATAResNet
+from data_plugin import DATAResNet, search_supernet
 from data_plugin.frameworks.framework import Framework
 from data_plugin.images.drawn_voc import draw_voc
 from data_plugin.search.found import Search
+from data_plugin.search.run import SearchOptions
 from data_plugin.search.strategies.sample import Sample
+from data_plugin.tools import pretrain as pretrain_tool
+from data_plugin.tools.search_cli import add_search_arguments
 
 pytest.importorskip("lightly", reason="pre-training is not installed")
 pytest.importorskip("mmdet", reason="no framework is installed")
@@ -63,8 +68,61 @@ def test_the_snippet_of_the_readme_runs_as_written(checkout, tmp_path, monkeypat
     assert len(repr(found)) < 1_000
 
 
-def test_an_option_that_does_not_exist_is_a_type_error(tmp_path):
-    from data_plugin import search_supernet
+def parameters(function):
+    return dict(inspect.signature(function).parameters)
 
+
+def defaults_of_tool(parser, alone, renamed):
+    """What a tool's options are if nobody gives them, by the names that they have in Python.
+
+    Args:
+        parser: the tool's.
+        alone: options that the tool alone has, since Python has another way.
+        renamed: names in Python of those that have another there.
+    """
+    actions = {each.dest: each for each in parser._actions if each.dest != "help"}
+    assert alone | renamed.keys() <= actions.keys()
+    found = {renamed.get(name, name): action for name, action in actions.items() if name not in alone}
+    return {name: inspect.Parameter.empty if each.required else each.default for name, each in found.items()}
+
+
+def test_pretraining_has_the_options_of_its_tool_with_their_defaults():
+    recipes = {"epochs", "batch_size", "image_size", "lr", "teacher", "sampler", "norm_statistics"}
+    labelled = {"knn_train", "knn_val", "knn_every"}
+    tool = defaults_of_tool(pretrain_tool.parser(), recipes | labelled, {"data": "images", "opts": "changes"})
+    found = parameters(pretraining.pretrain_supernet)
+    assert found.keys() - tool.keys() == {"knn"}
+    assert (found["changes"].default, tool["changes"]) == ((), [])
+    same = tool.keys() - {"space", "changes"}  # the tool has to be told the space
+    assert {name: found[name].default for name in same} == {name: tool[name] for name in same}
+
+
+def test_a_search_has_the_options_of_its_tool_with_their_defaults():
+    parser = argparse.ArgumentParser()
+    add_search_arguments(parser, "detection", example="")
+    strategies = {"samples", "exhaustive", "evolve", "population", "generations", "halve"}
+    alone = {"demo_data", "imports", "finetune", "dry_run", *strategies}
+    tool = defaults_of_tool(parser, alone, {"all_groups": "every_group", "opts": "options"})
+    found = parameters(search_supernet)
+    assert found.keys() - tool.keys() == {"strategy", "task"}
+    lists, told = {"budget", "group", "options"}, {"supernet", "out"}  # Python has to be told what the tool finds
+    assert all(found[name].default == () and tool[name] == [] for name in lists)
+    assert all(found[name].default is inspect.Parameter.empty for name in told)
+    same = tool.keys() - lists - told
+    assert {name: found[name].default for name in same} == {name: tool[name] for name in same}
+    assert found["strategy"].default == Sample(parser.get_default("samples"))
+
+
+def test_a_search_takes_every_option_as_search_options_has_it():
+    found, options = parameters(search_supernet), parameters(SearchOptions)
+    assert found.keys() - {"budget", "group"} == options.keys() - {"budgets"}
+    wider = {"config", "out", "data_root"}  # which may be text, or paths
+    for name in options.keys() - {"budgets", "supernet", *wider}:
+        assert (found[name].annotation, found[name].default) == (options[name].annotation, options[name].default)
+
+
+def test_an_option_that_does_not_exist_is_a_type_error(tmp_path):
     with pytest.raises(TypeError, match="unexpected keyword argument 'image'"):
         search_supernet("s.safetensors", "faster_rcnn_c4_voc", out=tmp_path / "out", budget="flops<=1G", image=3)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'step'"):
+        pretraining.pretrain_supernet(tmp_path, out=tmp_path / "out", step=3)

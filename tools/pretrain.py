@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
     parser.add_argument(
-        "--workers", type=int, default=spare_cores(), help="processes that read images (default: %(default)s)"
+        "--workers", type=int, help=f"processes that read images (default: the spare cores, here {spare_cores()})"
     )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train (default: auto)"
@@ -145,16 +145,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = _recipe(args, space)
     from lightning.pytorch.utilities import rank_zero_only
 
-    from data_plugin.pretrain.run import Labelled, pretrain
+    from data_plugin.pretrain.run import Labelled, pretrain_supernet
 
     # lightly's kNN brings Lightning's other package along, which logs the same.
     for package in ("lightning.pytorch", "pytorch_lightning"):
         logging.getLogger(package).setLevel(logging.WARNING)
-    result = pretrain(
+    result = pretrain_supernet(
         args.data,
         space,
-        recipe,
-        args.out,
+        out=args.out,
+        recipe=recipe,
         steps=args.steps,
         seed=args.seed,
         workers=args.workers,

@@ -131,6 +131,16 @@ def add_search_arguments(parser: argparse.ArgumentParser, task: Task, example: s
         "paper's Eq. 5 prints it, where the largest map decides (default: %(default)s)",
     )
     parser.add_argument(
+        "--search-teacher",
+        nargs="+",
+        metavar=("NETWORK", "KEY=VALUE"),
+        default=(),
+        help="compare with a frozen network of any kind instead of the supernet's largest, at C4 and C5: timm:NAME, "
+        "torchvision:NAME, hub:FOLDER:NAME, module:callable, the file of a supernet or ResNet, or pre-training for the "
+        "one that taught the supernet; then, where its source does not tell, size=PIXELS mean=R,G,B std=R,G,B, and "
+        "weights=FILE",
+    )
+    parser.add_argument(
         "--norm",
         choices=("batch", "recalibrated", "running"),
         default="batch",
@@ -221,6 +231,7 @@ def search_and_print(arguments: argparse.Namespace, task: Task, finetune: str) -
         norm=arguments.norm,
         precision=arguments.precision,
         relation_rows=arguments.relation_rows,
+        search_teacher=arguments.search_teacher,
         max_memory=None if arguments.max_memory is None else parse_bytes(arguments.max_memory),
         seed=arguments.seed,
         device=arguments.device,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import warnings
@@ -20,6 +19,8 @@ from detectron2.data.datasets import register_coco_instances, register_pascal_vo
 from detectron2.data.datasets.cityscapes import load_cityscapes_instances
 
 from data_plugin.frameworks.framework_config import DEMO
+from data_plugin.images.coco import listed_images
+from data_plugin.images.endings import beside
 from data_plugin.images.image_folder import ImageFolder
 from data_plugin.images.voc import VOCSplit, voc_root
 from data_plugin.utils.errors import UserError
@@ -108,11 +109,7 @@ class COCO(DataSet):
                 f"{self.json_file} is missing: all {len(images)} images of {self.folder} are taken", stacklevel=3
             )
             return images
-        try:
-            return [self.folder / image["file_name"] for image in json.loads(self.json_file.read_bytes())["images"]]
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise UserError(f"{self.json_file} cannot be read as COCO's list of images ({reason})") from error
+        return [self.folder / name for name in listed_images(self.json_file)]
 
     def register(self) -> None:
         """See :meth:`DataSet.register`; the categories are those of the file, which holds none of keypoints."""
@@ -281,7 +278,7 @@ def require_images(images: Sequence[Path], name: str) -> None:
     """
     missing = next((image for image in images if not image.is_file()), None)
     if missing is not None:
-        raise UserError(f"the image {missing} of the data set {name} is missing")
+        raise UserError(f"the image {missing} of the data set {name} is missing{beside(missing)}")
     if not images:
         raise UserError(f"the data set {name} has no images")
 
@@ -312,10 +309,8 @@ def _voc_below(names: Sequence[str], data_root: Path) -> list[DataSet]:
 def _coco_below(names: Sequence[str], data_root: Path) -> list[DataSet]:
     if not data_root.is_dir():
         raise UserError(f"the data root {data_root} is not a folder; give the one that holds COCO's annotations folder")
-    for name in names:
-        _require_known(name)
-    sources = [MetadataCatalog.get(name) for name in names]
-    parts = ["annotations", *(Path(source.image_root).name for source in sources)]
+    sources = [source for name in names if isinstance(source := catalogued(name), COCO)]
+    parts = ["annotations", *(source.folder.name for source in sources)]
     roots = (data_root, data_root / "coco")
     root = next((each for each in roots if any((each / part).is_dir() for part in parts)), None)
     if root is None:
@@ -324,8 +319,7 @@ def _coco_below(names: Sequence[str], data_root: Path) -> list[DataSet]:
             "train2017 and so on in it or in its coco folder"
         )
     return [
-        COCO(source.name, root / Path(source.image_root).name, root / "annotations" / Path(source.json_file).name)
-        for source in sources
+        COCO(source.name, root / source.folder.name, root / "annotations" / source.json_file.name) for source in sources
     ]
 
 

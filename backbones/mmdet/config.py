@@ -10,17 +10,18 @@ from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 
 from data_plugin.backbones.mmdet.coco import check_coco_labels, place_coco
-from data_plugin.backbones.mmdet.coco_classes import find_coco_classes, has_own_classes
+from data_plugin.backbones.mmdet.coco_classes import find_coco_classes
 from data_plugin.backbones.mmdet.figures import metric_names
+from data_plugin.backbones.mmdet.own_coco import UnlabelledCocoDataset, is_plain_coco
 from data_plugin.backbones.mmdet.shared_head import DATAResLayer
 from data_plugin.backbones.mmdet.voc import (
+    UnlabelledVOCDataset,
     check_lists,
     check_voc_labels,
     drop_absent_years,
     is_voc,
     place,
     split_of,
-    unlabelled,
 )
 from data_plugin.backbones.mmdet.voc_classes import find_voc_classes
 from data_plugin.backbones.openmmlab.config import OpenMMLabConfig
@@ -65,7 +66,7 @@ class MMDetConfig(OpenMMLabConfig):
 
     def _find_classes(self, classes: Sequence[str] | None) -> None:
         data_sets = [leaf for loader in LOADERS for leaf in leaves(self.cfg[loader].dataset)]
-        if classes is not None and not any(is_voc(leaf) or has_own_classes(leaf) for leaf in data_sets):
+        if classes is not None and not any(is_voc(leaf) or is_plain_coco(leaf) for leaf in data_sets):
             raise UserError(
                 f"the classes {', '.join(classes)} are given, but they can be named for VOCDataset and CocoDataset "
                 f"alone, and the config has {' and '.join(sorted({str(leaf.type) for leaf in data_sets}))}"
@@ -74,7 +75,12 @@ class MMDetConfig(OpenMMLabConfig):
         find_coco_classes(self.cfg, classes)
 
     def _unlabelled(self, leaf: ConfigDict, pipeline: Sequence[Any]) -> ConfigDict:
-        return unlabelled(leaf, pipeline)
+        changed = ConfigDict({**leaf, "pipeline": pipeline, "test_mode": True, "filter_cfg": None})
+        if is_voc(leaf):
+            changed.type = UnlabelledVOCDataset
+        if is_plain_coco(leaf):
+            changed.type = UnlabelledCocoDataset
+        return changed
 
     def _require_labels(self, loader: str) -> None:
         check_voc_labels(self.cfg, loader)

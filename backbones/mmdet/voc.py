@@ -141,14 +141,6 @@ def check_voc_labels(config: Config, loader: str) -> None:
         )
 
 
-def unlabelled(leaf: ConfigDict, pipeline: Sequence[Any]) -> ConfigDict:
-    """A data set entry that gives every image of ``leaf``, through ``pipeline`` and without annotations."""
-    changed = ConfigDict({**leaf, "pipeline": pipeline, "test_mode": True, "filter_cfg": None})
-    if is_voc(leaf):
-        changed.type = UnlabelledVOCDataset
-    return changed
-
-
 def _check_images(images: Sequence[AnnotatedImage]) -> None:
     check_boxes(images, last=0)
     other = [image for image in of_other_size(images) if image.said_size is not None]

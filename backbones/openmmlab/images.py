@@ -14,6 +14,7 @@ from torch.utils.data import ConcatDataset
 
 from data_plugin.backbones.openmmlab.config_file import leaves
 from data_plugin.images.batch import ImageSource, LoadedImage
+from data_plugin.images.endings import beside
 from data_plugin.images.image_files import Images
 from data_plugin.utils.errors import UserError
 
@@ -125,6 +126,8 @@ def _path(images: Any, index: int) -> Path:
 
 
 def _require_readable(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"the image {path} is missing{beside(path)}")
     # OpenCV, which most pipelines read with, fills the missing part of a truncated file with grey.
     try:
         with Image.open(path) as image:

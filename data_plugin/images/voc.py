@@ -9,6 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from data_plugin.images.class_names import some
+from data_plugin.images.endings import beside
 from data_plugin.utils.errors import UserError
 
 CLASSES = (
@@ -121,7 +122,8 @@ def object_names(annotation: Path) -> list[str]:
     """The class of every object in an annotation.
 
     Raises:
-        UserError: if the file is missing or no annotation in XML, or an object in it has no name.
+        UserError: if the file is missing or no annotation in XML, or an object in it has no name, or one with white
+            space around it.
     """
     try:
         objects = ElementTree.parse(annotation).findall("object")
@@ -130,6 +132,12 @@ def object_names(annotation: Path) -> list[str]:
     names = [item.findtext("name", default="") for item in objects]
     if not all(name.strip() for name in names):
         raise UserError(f"{annotation} has an object without a name; expected <name> with its class in every <object>")
+    padded = [name for name in names if name != name.strip()]
+    if padded:  # frameworks compare names as they are written
+        raise UserError(
+            f"{annotation} has an object of class {padded[0]!r}; expected <name>{padded[0].strip()}</name>, without "
+            "spaces or line breaks around it, in all annotations"
+        )
     return names
 
 
@@ -140,22 +148,14 @@ def check_voc(split: VOCSplit) -> Counter[str]:
         The number of objects of every class.
 
     Raises:
-        UserError: naming the first file that is missing, unreadable or has an object without a name.
+        UserError: naming the first file that is missing or that :func:`object_names` refuses.
     """
     objects: Counter[str] = Counter()
     for name in split.names:
         if not split.photograph(name).is_file():
             raise UserError(
-                f"{split.photograph(name)} is missing, but {split.listing.name} lists it{_beside(split, name)}"
+                f"{split.photograph(name)} is missing, but {split.listing.name} lists it"
+                f"{beside(split.photograph(name))}"
             )
         objects.update(object_names(split.annotation(name)))
     return objects
-
-
-def _beside(split: VOCSplit, name: str) -> str:
-    """What to do about an image that is there under another ending than the frameworks look for; empty if it is not."""
-    wanted = split.photograph(name)
-    found = sorted(path.name for path in wanted.parent.glob("*") if path.stem == wanted.stem)
-    if not found:
-        return ""
-    return f"; there is {found[0]}, but the frameworks read JPEG files that end in .jpg: rename or convert it"

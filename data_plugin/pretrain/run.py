@@ -32,6 +32,7 @@ from data_plugin.supernet.checkpoint import Supernet, SupernetInfo, save_superne
 from data_plugin.supernet.foreign_weights import BackboneWeights, read_backbone
 from data_plugin.supernet.named_supernet import named_supernet
 from data_plugin.utils.errors import UserError
+from data_plugin.utils.facts_table import facts_table
 from data_plugin.utils.provenance import file_hash
 from data_plugin.utils.ranks import launched_ranks
 from data_plugin.utils.workers import spare_cores
@@ -60,6 +61,11 @@ class Pretrained:
         """The supernet's file: what takes a path takes this too."""
         return str(self.path)
 
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        counts = {"steps": self.steps, "images": self.images, "unreadable images": len(self.unreadable)}
+        return facts_table({"supernet": self.path, **{name: f"{count:,}" for name, count in counts.items()}})
+
 
 @dataclass(frozen=True)
 class Labelled:
@@ -83,53 +89,9 @@ def pretrain_supernet(
     out: str | Path,
     recipe: Recipe | str | Path | None = None,
     changes: Sequence[str] = (),
-    workers: int | None = None,
-    init: str | os.PathLike[str] | None = None,
-    **options: Any,
-) -> Pretrained:
-    """Pre-train a supernet on unlabelled images.
-
-    Args:
-        images: a folder of images, at any depth; a folder of ``.tar`` shards; or a ``.txt`` file that names an image
-            per line.
-        space: the search space, its name or its file, see :func:`~data_plugin.space.named_space.read_space`.
-        out: output folder; ``supernet.safetensors`` in it is the result.
-        recipe: method and hyper-parameters, a recipe's name or its file; None takes the space's.
-        changes: ``name=value`` each, values of the recipe to replace, such as ``epochs=5``.
-        workers: processes that read images; None takes the spare cores.
-        init: weights to start from: a file, or "shipped" for the supernet that comes with the package.
-        options: further arguments of :func:`pretrain`.
-
-    Returns:
-        What it came to; :func:`~data_plugin.search_supernet` takes it as it is.
-
-    Raises:
-        UserError: if anything that was given does not fit, or packages are missing.
-    """
-    space = space if isinstance(space, SearchSpace) else read_space(str(space))
-    if recipe is None:
-        recipe = default_recipe(space)
-    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(str(recipe), changes)
-    return pretrain(
-        Path(images),
-        space,
-        recipe,
-        Path(out),
-        workers=spare_cores() if workers is None else workers,
-        init=init,
-        **options,
-    )
-
-
-def pretrain(
-    data: Path,
-    space: SearchSpace,
-    recipe: Recipe,
-    out: Path,
-    *,
     steps: int | None = None,
     seed: int = 0,
-    workers: int = 0,
+    workers: int | None = None,
     device: str = "auto",
     precision: str = "fp32",
     accumulate: int = 1,
@@ -150,14 +112,17 @@ def pretrain(
     "shuffled": then every number of processes trains other networks.
 
     Args:
-        data: see :func:`open_images`.
-        space: the search space.
-        recipe: method and hyper-parameters.
+        images: a folder of images, at any depth; a folder of ``.tar`` shards; or a ``.txt`` file that names an image
+            per line.
+        space: the search space, its name or its file, see :func:`~data_plugin.space.named_space.read_space`.
         out: output folder: ``supernet.safetensors``, and meanwhile ``checkpoints/`` and ``logs/``, and ``teacher/``
             where a frozen teacher's answers are remembered.
+        recipe: method and hyper-parameters, a recipe's name or its file; None takes the space's.
+        changes: ``name=value`` each, values to replace in a recipe that is read, such as ``epochs=5``.
         steps: number of steps instead of the recipe's epochs.
         seed: seed of weights, order, views and random networks.
-        workers: processes that read images, for each training process; 0 reads them in this one.
+        workers: processes that read images, for each training process; 0 reads them in this one, None takes the spare
+            cores.
         device: "cpu", "cuda", or "auto" for CUDA where there is one.
         precision: a name of :data:`PRECISIONS`; the halves keep weights, losses and statistics in float32, and fp16
             scales the loss (:class:`LossScale`).
@@ -168,44 +133,54 @@ def pretrain(
             are, which spares CPUs that cannot keep up with a GPU. Colours then depend on the number of processes.
         knn: labelled images to measure networks on meanwhile.
         checkpoint_every: steps between two checkpoints.
-        init: weights that both branches start from, see :func:`read_backbone` and :func:`start_from`; heads start anew.
+        init: weights that both branches start from: a file, or "shipped" for the supernet that comes with the package,
+            see :func:`read_backbone` and :func:`start_from`; heads start anew.
         resume: go on from the checkpoint in ``out``.
         overwrite: replace what an earlier training left in ``out``.
         max_unreadable: how many images may turn out to be unreadable, others standing in; one in a thousand where it
             is left out.
 
+    Returns:
+        What it came to; :func:`~data_plugin.search_supernet` takes it as it is.
+
     Raises:
         UserError: if there are no images or fewer than a batch, too many of them cannot be read, a batch cannot be
             shared, images are to be shuffled over one process, ``init`` holds no weights that fit, ``out`` holds
-            another training, there is nothing to resume or it has other settings, there is no CUDA device, or the loss
-            is not finite, or the gradients are not whatever the loss scale.
+            another training, there is nothing to resume or it has other settings, there is no CUDA device, the loss
+            is not finite, the gradients are not whatever the loss scale, or packages are missing.
     """
+    out = Path(out)
+    workers = spare_cores() if workers is None else workers
+    space = space if isinstance(space, SearchSpace) else read_space(str(space))
+    if recipe is None:
+        recipe = default_recipe(space)
+    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(str(recipe), changes)
     accelerator = accelerator_of(device)
     if precision not in PRECISIONS:
         raise UserError(f"{precision!r} is not a precision; expected {', '.join(PRECISIONS)}")
     if views_on not in ("workers", "device"):
         raise UserError(f"views cannot be made on {views_on!r}; expected 'workers' or 'device'")
-    images = open_images(data)
+    data = open_images(Path(images))
     batch = recipe.batch_size
-    if len(images) < batch:
-        raise UserError(f"{data} holds {len(images)} images, fewer than a batch of {batch}; lower the batch size")
+    if len(data) < batch:
+        raise UserError(f"{images} holds {len(data)} images, fewer than a batch of {batch}; lower the batch size")
     source, started_from = (None, None) if init is None else _source(init)
     run = _Run(
         space,
         recipe,
         processes=_processes(recipe),
-        steps=max(1, recipe.epochs * len(images) // batch) if steps is None else steps,
+        steps=max(1, recipe.epochs * len(data) // batch) if steps is None else steps,
         seed=seed,
-        images=len(images),
-        data=images.fingerprint(),
+        images=len(data),
+        data=data.fingerprint(),
         accumulate=accumulate,
         precision=precision,
         views_on=views_on,
         init=started_from,
     )
     start = resumed_step(out / CHECKPOINT, run.to_json()) if resume else 0
-    unreadable = Unreadable(len(images) // 1_000 if max_unreadable is None else max_unreadable, len(images))
-    speed = Speed(len(images), batch, accumulate, LOG_EVERY)
+    unreadable = Unreadable(len(data) // 1_000 if max_unreadable is None else max_unreadable, len(data))
+    speed = Speed(len(data), batch, accumulate, LOG_EVERY)
     callbacks: list[Callback] = [speed, RunSettings(run.to_json()), unreadable]
     if knn is not None:
         callbacks.append(_online_knn(knn, run, workers))
@@ -229,7 +204,7 @@ def pretrain(
     if not resume and trainer.is_global_zero:
         make_room(out, overwrite)
 
-    views = _views(run, images, training)
+    views = _views(run, data, training)
     loader = _loader(run, views, start, trainer, workers)
     fit(trainer, training, loader, out / CHECKPOINT if resume else None)
 
@@ -237,7 +212,7 @@ def pretrain(
     if trainer.is_global_zero:
         info = _info(run, len(names), trainer.world_size)
         save_supernet(out / SUPERNET, Supernet(info, training.query, training.key, training.method.heads()))
-    return Pretrained(out / SUPERNET, run.steps, len(images), names)
+    return Pretrained(out / SUPERNET, run.steps, len(data), names)
 
 
 @dataclass(frozen=True)

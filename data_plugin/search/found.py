@@ -11,9 +11,11 @@ from typing import Any
 from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.frameworks.registry import FRAMEWORKS
 from data_plugin.frameworks.run import run_finetune
+from data_plugin.search.report import words
 from data_plugin.search.report.search_report import SearchReport, Winner
 from data_plugin.search.report.terminal import terminal_report
 from data_plugin.space.arch import Arch
+from data_plugin.utils.facts_table import facts_table
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,22 @@ class FoundNetwork:
 
     def __repr__(self) -> str:
         return f"FoundNetwork({self.winner.budget}: {self.arch}, score {self.winner.score:.4g}, {self.folder})"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        winner, report = self.winner, self.report
+        costs = [("flops", winner.flops, None), ("params", winner.params, None)]
+        costs += [(each, winner.costs[each], report.input_size) for each in report.more_costs if each in winner.costs]
+        return facts_table(
+            {
+                "budget": winner.budget,
+                "architecture": winner.arch,
+                **{words.cost_label(each, size): words.cost_text(each, cost) for each, cost, size in costs},
+                words.score_label(report): words.decimals(winner.score),
+                "certainty": words.certainty_text(winner),
+                "folder": self.folder,
+            }
+        )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from data_plugin.frameworks.registry import find_framework, frameworks_of
 from data_plugin.images.batch import ImageBatches, draw_batches
 from data_plugin.images.open import open_images
 from data_plugin.search.comparison import Reduction
+from data_plugin.search.external_teacher import open_external_teacher
 from data_plugin.search.found import Search
 from data_plugin.search.knowledge import Knowledge, knowledge_of, passes
 from data_plugin.search.plan import SearchPlan, foresee
@@ -47,6 +47,9 @@ from data_plugin.utils.errors import UserError
 from data_plugin.utils.progress import progress_over
 from data_plugin.utils.provenance import device_name, file_hash, installed_versions
 from data_plugin.utils.ranks import from_first, joined_ranks, pick_device, rank, rank_count
+
+DRAWN = Sample()
+"""How candidates are found if nobody says."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ class SearchOptions:
         norm: what batch norms normalise with, see there.
         precision: what features are computed in, see there.
         relation_rows: rows of the relation that are drawn per image and tap; None takes all.
+        search_teacher: a frozen network of any kind instead of the supernet's largest, in the words of
+            :func:`~data_plugin.search.external_teacher.open_external_teacher`; none takes the largest.
         max_memory: bytes of tensors that may be held at once on the device; None takes a part of what is free.
         seed: seed of all draws.
         device: a torch device, or ``auto``.
@@ -100,7 +105,7 @@ class SearchOptions:
     every_group: bool = False
     input_size: tuple[int, int] | None = None
     latency_table: str | os.PathLike[str] | None = None
-    strategy: Strategy = dataclasses.field(default_factory=Sample)
+    strategy: Strategy = DRAWN
     images: str | os.PathLike[str] | None = None
     image_count: int | None = 256
     batch_size: int = 4
@@ -109,6 +114,7 @@ class SearchOptions:
     norm: str = "batch"
     precision: str = "float32"
     relation_rows: int | None = None
+    search_teacher: Sequence[str] = ()
     max_memory: int | None = None
     seed: int = 0
     device: str = "auto"
@@ -132,11 +138,34 @@ def search_supernet(
     out: str | Path,
     budget: str | Sequence[str] = (),
     group: str | Sequence[str] = (),
+    every_group: bool = False,
     data_root: str | Path | None = None,
-    images: str | Path | None = None,
-    **options: Any,
+    images: str | os.PathLike[str] | None = None,
+    image_count: int | None = 256,
+    batch_size: int = 4,
+    strategy: Strategy = DRAWN,
+    pareto: bool = False,
+    task: Task | None = None,
+    framework: str | None = None,
+    classes: Sequence[str] | None = None,
+    options: Sequence[str] = (),
+    taps: Sequence[str] | None = None,
+    reduction: Reduction = "mean",
+    norm: str = "batch",
+    precision: str = "float32",
+    relation_rows: int | None = None,
+    search_teacher: Sequence[str] = (),
+    input_size: tuple[int, int] | None = None,
+    latency_table: str | os.PathLike[str] | None = None,
+    max_memory: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+    resume: bool = False,
 ) -> Search:
     """Search a supernet for the backbone that keeps most of its knowledge of a config's images, in a budget.
+
+    What is not explained here is as in :class:`SearchOptions`.
 
     Args:
         supernet: what :func:`~data_plugin.pretrain_supernet` returned, the path of a ``supernet.safetensors``, or
@@ -149,7 +178,9 @@ def search_supernet(
         data_root: folder of the data sets; None leaves the config's.
         images: a folder of images, or a text file that names them, to search on; None takes the config's training
             images.
-        options: further fields of :class:`SearchOptions`.
+        image_count: how many of these are drawn; None takes all.
+        strategy: how candidates are found, such as ``Exhaustive()`` or ``Evolution()``; 100 a budget are drawn.
+        options: ``KEY=VALUE`` changes of the config.
 
     Returns:
         The search, with its winners; what ``out`` holds.
@@ -157,22 +188,11 @@ def search_supernet(
     Raises:
         UserError: if anything that was given does not fit; nothing is written then.
     """
-    texts = ([value] if isinstance(value, str) else value for value in (group, budget))
-    budgets = [make(text) for make, given in zip((Budget.group, Budget.parse), texts, strict=True) for text in given]
-    unknown = sorted(set(options) - {field.name for field in dataclasses.fields(SearchOptions)})
-    if unknown:
-        raise TypeError(f"search_supernet() got an unexpected keyword argument {unknown[0]!r}")
-    found = run_search(
-        SearchOptions(
-            config=str(config),
-            supernet=supernet,
-            out=Path(out),
-            budgets=budgets,
-            data_root=None if data_root is None else Path(data_root),
-            images=images,
-            **options,
-        )
-    )
+    given = dict(locals())  # most parameters are fields of SearchOptions, which are not listed once more
+    groups, bounds = ([each] if isinstance(each, str) else each for each in (given.pop("group"), given.pop("budget")))
+    given["budgets"] = [*map(Budget.group, groups), *map(Budget.parse, bounds)]
+    given |= {"config": str(config), "out": Path(out), "data_root": None if data_root is None else Path(data_root)}
+    found = run_search(SearchOptions(**given))
     return Search.read(out) if found is None else found
 
 
@@ -299,6 +319,7 @@ def _prepare(options: SearchOptions) -> _Prepared:
         rows=options.relation_rows,
         seed=options.seed,
         max_memory=options.max_memory,
+        teacher=open_external_teacher(options.search_teacher, supernet.info) if options.search_teacher else None,
     )
     return _Prepared(
         options=options,
@@ -320,7 +341,7 @@ def _prepare(options: SearchOptions) -> _Prepared:
 def _knowledge(prepared: _Prepared) -> Knowledge | None:
     """What the teacher knows of the images, found out by the first process for all."""
     known = None
-    if rank() == 0 and passes(prepared.batches):
+    if rank() == 0 and passes(prepared.batches) and not prepared.options.search_teacher:
         with progress_over(passes(prepared.batches), "images x networks to see what the teacher knows") as advance:
             known = knowledge_of(prepared.searcher.supernet.key, prepared.batches, prepared.options.seed, advance)
     return from_first(known)
@@ -338,7 +359,7 @@ def _plan(prepared: _Prepared, candidates: Candidates, known: Knowledge | None) 
         framework=prepared.framework.title,
         config=options.config,
         supernet=supernet_text(_supernet(prepared), prepared.supernet.info.training),
-        teacher=knowledge_text(known),
+        teacher=knowledge_text(known, _search_teacher(prepared)),
         data=_place(prepared),
         lacking=() if options.images is not None else prepared.config.lacking,
         images=sum(map(len, batches.parts)),
@@ -531,6 +552,7 @@ def _description(prepared: _Prepared) -> dict[str, Any]:
         "strategy": options.strategy.to_json(),
         "resolution": prepared.config.resolution.options(),
         "max_memory": options.max_memory,
+        "search_teacher": _search_teacher(prepared),
         "latency_table": _latency_description(prepared),
         "image_source": None if options.images is None else os.fspath(options.images),
         "image_source_sha256": prepared.fingerprint,
@@ -539,6 +561,12 @@ def _description(prepared: _Prepared) -> dict[str, Any]:
         "seed": options.seed,
         "versions": {"data_plugin": __version__, **installed_versions(packages)},
     }
+
+
+def _search_teacher(prepared: _Prepared) -> list[str]:
+    """The network in the teacher's place, and what was told of it; empty where it is the supernet's largest."""
+    external = prepared.searcher.teacher
+    return [] if external is None else [external.name, *prepared.options.search_teacher[1:]]
 
 
 def _latency_description(prepared: _Prepared) -> dict[str, Any] | None:

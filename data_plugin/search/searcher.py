@@ -20,6 +20,7 @@ from data_plugin.images.batch import ImageBatch, ImageBatches
 from data_plugin.search.comparison import REDUCTIONS, Comparison, Reduction, Target, own_means, own_sizes
 from data_plugin.search.distances.embedding import Embedder, trained_heads
 from data_plugin.search.distances.relation import TEMPERATURE
+from data_plugin.search.external_teacher import ExternalTeacher, require_taps
 from data_plugin.search.known import Asked, Known
 from data_plugin.search.memory import FREE_PART, Bound, free_memory, part_of
 from data_plugin.search.result import SearchResult, TapResult
@@ -65,6 +66,7 @@ class Searcher:
         max_memory: bytes of tensors that may be held at once on the device; a batch that needs more is compared in
             parts, which under ``batch`` have statistics of their own. None takes :data:`~.memory.FREE_PART` of what is
             free, and refuses to split a batch where that would change the result.
+        teacher: a frozen network of any kind in the place of the supernet's largest, for the taps C4 and C5.
 
     Raises:
         UserError: if a tap, policy, precision or reduction is unknown, there are too few rows, or the supernet does not
@@ -84,8 +86,11 @@ class Searcher:
         rows: int | None = None,
         seed: int = 0,
         max_memory: int | None = None,
+        teacher: ExternalTeacher | None = None,
     ) -> None:
         self.taps = check_taps(taps)
+        if teacher is not None:
+            require_taps(self.taps)
         for name, value, known in (
             ("norm policy", norm, NORM_POLICIES),
             ("precision", precision, PRECISIONS),
@@ -106,6 +111,7 @@ class Searcher:
         self.rows = rows
         self.seed = seed
         self.max_memory = max_memory
+        self.teacher = teacher
         for branch in (supernet.query, supernet.key):
             branch.eval()
         # The same for all processes, so that all split batches alike.
@@ -255,6 +261,7 @@ class Measurement:
             searcher.rows,
             searcher.seed,
             embedder=self.embedder,
+            external=searcher.teacher,
         )
         self.known = [Known(stage_of(tap)) for tap in searcher.taps]
         self.found: dict[int, BatchResult] = {}
@@ -322,7 +329,7 @@ class Measurement:
         new = [arch for arch in students if arch not in self.calibrated]
         held_for = ((self.teacher, [largest]), (self.students, tree_order([*self.calibrated, *new])))
         bound = self.searcher.bound(sum(statistics_bytes(side.network, archs, last_stage) for side, archs in held_for))
-        if not self.calibrated:
+        if not self.calibrated and self.searcher.teacher is None:
             self._calibrate(self.teacher, [largest], bound)
         if new:
             self._calibrate(self.students, new, bound)
@@ -344,7 +351,8 @@ class Measurement:
         def visit(stage: int, features: Tensor, first: int, end: int) -> None:
             if self.embedder is not None and stage == STAGES - 1:
                 network = () if side is self.teacher else prefix(archs[first], stage)
-                self.embedder.calibrate(own_means(features, own_sizes(features, seen[-1])), network, len(seen) - 1)
+                sizes = own_sizes(features.shape[-2:], seen[-1])
+                self.embedder.calibrate(own_means(features, sizes), network, len(seen) - 1)
 
         side.calibrate(archs, images(), visit)
 

@@ -34,7 +34,7 @@ from data_plugin.pretrain.methods.distill import DistillSettings
 from data_plugin.pretrain.methods.method import Method
 from data_plugin.pretrain.methods.moco import MoCoV2
 from data_plugin.pretrain.output_folder import CHECKPOINT, SUPERNET
-from data_plugin.pretrain.run import pretrain
+from data_plugin.pretrain.run import pretrain_supernet
 from data_plugin.pretrain.step import SupernetTraining
 from data_plugin.pretrain.trainer import PRECISIONS
 from data_plugin.space.search_space import SearchSpace
@@ -56,6 +56,10 @@ def recipe(method, **changes):
     values = {"epochs": 1, "batch_size": 4, "image_size": 40, "lr": 0.1, "warmup": 0.0, "momentum": 0.9}
     values |= {"weight_decay": 1e-4, "key_momentum": 0.9, "method": method, "settings": SETTINGS[method]}
     return Recipe.from_json(values | changes)
+
+
+def train(images, tried, out, **options):
+    pretrain_supernet(images, SPACE, out=out, recipe=tried, workers=0, device="cpu", **options)
 
 
 def build(method):
@@ -252,7 +256,7 @@ def test_a_distillation_sees_whole_images_and_its_file_says_whether_its_teacher_
     network.register_forward_hook(lambda module, args, output: seen.append(args[0]))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("samples.tiny_teacher", lambda: network)
-        pretrain(images, SPACE, recipe("distill", settings=settings), tmp_path / "out", steps=6, device="cpu")
+        train(images, recipe("distill", settings=settings), tmp_path / "out", steps=6)
     assert len(seen) == 2, "8 images in batches of 4, remembered from then on"
     assert load_supernet(tmp_path / "out" / SUPERNET).info.training["recipe"]["settings"]["teacher_saw_labels"] is True
     squares = [Image.open(path).resize((32, 32), Image.Resampling.BICUBIC) for path in images.iterdir()]
@@ -386,11 +390,11 @@ import json, sys
 from pathlib import Path
 from data_plugin import SearchSpace
 from data_plugin.pretrain.recipe import Recipe
-from data_plugin.pretrain.run import pretrain
+from data_plugin.pretrain.run import pretrain_supernet
 images, recipes, out = sys.argv[1:]
 for name, values in json.loads(Path(recipes).read_text()).items():
-    pretrain(Path(images), SearchSpace.micro(), Recipe.from_json(values), Path(out, name), steps=3, device="cpu",
-             precision="fp64")
+    pretrain_supernet(images, SearchSpace.micro(), out=Path(out, name), recipe=Recipe.from_json(values), steps=3,
+                      workers=0, device="cpu", precision="fp64")
 """
 
 
@@ -415,13 +419,13 @@ def _python_path():
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_train_as_one_with_the_whole_batch(images, in_two_processes, tmp_path, case):
-    pretrain(images, SPACE, CASES[case], tmp_path / "one", steps=3, device="cpu", precision="fp64")
+    train(images, CASES[case], tmp_path / "one", steps=3, precision="fp64")
     assert_same_supernet(in_two_processes / case, tmp_path / "one")
 
 
 @pytest.mark.slow
 def test_two_tasks_of_slurm_train_as_one_with_the_whole_batch(images, tmp_path):
-    pretrain(images, SPACE, recipe("mocov2"), tmp_path / "one", steps=2, device="cpu", precision="fp64")
+    train(images, recipe("mocov2"), tmp_path / "one", steps=2, precision="fp64")
     command = two_processes(images, recipe("mocov2"), tmp_path / "two", 2)
     tool = [sys.executable, *command[command.index("data_plugin.tools.pretrain") - 1 :]]
     # What srun sets for a job of two tasks on one node.
@@ -446,7 +450,7 @@ def test_two_killed_processes_resume_to_what_one_that_was_never_stopped_comes_to
     processes.wait()
     assert not (tmp_path / "killed" / SUPERNET).exists()
     subprocess.run([*command, "--resume"], check=True, stdout=subprocess.DEVNULL)
-    pretrain(images, SPACE, recipe("mocov2"), tmp_path / "whole", steps=10, device="cpu", precision="fp64")
+    train(images, recipe("mocov2"), tmp_path / "whole", steps=10, precision="fp64")
     assert_same_supernet(tmp_path / "killed", tmp_path / "whole")
 
 
@@ -546,7 +550,7 @@ def test_fp16_trains_nearly_as_single_precision_does(images, tmp_path, monkeypat
     start = SupernetTraining(SPACE, tried, 2, 0).query
     moved = []
     for precision in ("fp32", "fp16"):
-        pretrain(images, SPACE, tried, tmp_path / precision, steps=2, device="cpu", precision=precision)
+        train(images, tried, tmp_path / precision, steps=2, precision=precision)
         trained = read_tensors(tmp_path / precision / SUPERNET)[0]
         moved.append(torch.cat([(trained[f"query.{n}"] - p).detach().flatten() for n, p in start.named_parameters()]))
     single, half = moved
@@ -581,7 +585,7 @@ def test_a_method_of_ones_own_is_named_by_its_module(images, tmp_path):
     found = read_recipe(str(path), ["lr=0.05", "settings.queue=8", "teacher=same-arch"])
     assert (found.lr, found.settings.queue, found.teacher) == (0.05, 8, "same-arch")
     assert isinstance(found.build_method(FEATURES), Own)
-    pretrain(images, SPACE, found, tmp_path / "out", steps=1, device="cpu")
+    train(images, found, tmp_path / "out", steps=1)
     assert (tmp_path / "out" / SUPERNET).is_file()
 
 

@@ -30,7 +30,7 @@ from data_plugin.pretrain.callbacks import RunSettings
 from data_plugin.pretrain.methods.distill import DistillSettings
 from data_plugin.pretrain.methods.moco import MoCoV2, MoCoV2Settings
 from data_plugin.pretrain.output_folder import CHECKPOINT, SUPERNET
-from data_plugin.pretrain.run import pretrain
+from data_plugin.pretrain.run import Pretrained, pretrain_supernet
 from data_plugin.pretrain.step import SupernetTraining
 from data_plugin.pretrain.trainer import PRECISIONS
 from data_plugin.pretrain.views import Batch
@@ -69,7 +69,8 @@ def out(tmp_path):
 
 
 def train(images, out, steps=6, **options):
-    return pretrain(images, SPACE, options.pop("recipe", RECIPE), out, steps=steps, device="cpu", **options)
+    given = {"recipe": RECIPE, "workers": 0, "device": "cpu", **options}
+    return pretrain_supernet(images, SPACE, out=out, steps=steps, **given)
 
 
 @pytest.fixture
@@ -281,7 +282,7 @@ def test_resuming_with_other_settings_is_refused(images, out, changed, message):
 def test_resuming_with_another_space_or_other_images_is_refused(images, out):
     train(images, out, checkpoint_every=2)
     with pytest.raises(UserError, match=r"space\.stem \[4, 8\], not \[8, 12, 16\]"):
-        pretrain(images, SearchSpace.micro(), RECIPE, out, steps=6, resume=True)
+        pretrain_supernet(images, SearchSpace.micro(), out=out, recipe=RECIPE, steps=6, resume=True)
     (images / "0" / "0.png").rename(images / "0" / "another.png")
     with pytest.raises(UserError, match="was trained with data"):
         train(images, out, resume=True)
@@ -338,6 +339,13 @@ def test_unreadable_images_can_be_skipped_and_are_reported(images, out, capsys):
     arguments = command(images, out, "--overwrite", "--max-unreadable", "10", "--steps", "6")
     assert main(arguments) == 0
     assert "2 of 10 images could not be read and were skipped: 0/2.png, 1/3.png" in capsys.readouterr().out
+
+
+def test_a_notebook_shows_what_a_training_came_to(tmp_path):
+    shown = Pretrained(tmp_path / "<net>.safetensors", steps=12_000, images=34_567, unreadable=["a.jpg"])._repr_html_()
+    assert shown.count("<tr>") == 4
+    for cell in (f"{tmp_path}/&lt;net&gt;.safetensors", "12,000", "34,567", "1"):
+        assert f"<td>{cell}</td>" in shown
 
 
 def test_nothing_but_unreadable_images_is_refused(images, out):

@@ -19,7 +19,7 @@ pytest.importorskip("lightly", reason="pre-training needs lightly")
 pytest.importorskip("lightning", reason="pre-training needs lightning")
 
 from data_plugin.pretrain.output_folder import SUPERNET
-from data_plugin.pretrain.run import pretrain
+from data_plugin.pretrain.run import pretrain_supernet
 from data_plugin.pretrain.step import SupernetTraining
 from data_plugin.supernet.checkpoint import load_supernet
 
@@ -216,13 +216,13 @@ def test_processes_with_shuffled_keys_train_one_supernet_and_are_as_many_where_t
     again = read_recipe("micro", ["batch_size=8", "norm_statistics=shuffled", *SMALL])
     monkeypatch.setattr("data_plugin.pretrain.run.launched_ranks", lambda: (3, 1))
     with pytest.raises(UserError, match="was trained with processes 2, not 3"):
-        pretrain(images, SPACE, again, folder / "shuffled", steps=1, device="cpu", resume=True)
+        pretrain_supernet(images, SPACE, out=folder / "shuffled", recipe=again, steps=1, device="cpu", resume=True)
 
 
 def test_one_process_has_nobody_to_shuffle_with(images, tmp_path):
     alone = dataclasses.replace(recipe("mocov2"), batch_size=4)
     with pytest.raises(UserError, match="shuffles images over processes, and there is one; start several"):
-        pretrain(images, SPACE, alone, tmp_path / "out", steps=1, device="cpu")
+        pretrain_supernet(images, SPACE, out=tmp_path / "out", recipe=alone, steps=1, device="cpu")
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="norm_statistics is 'local'; expected 'synced' or 'shuffled'"):
         read_recipe("micro", ["norm_statistics=local"])

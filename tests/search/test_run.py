@@ -26,7 +26,6 @@ from data_plugin.space.resolution import Resolution
 from data_plugin.supernet.calibration import calibrate
 from data_plugin.supernet.checkpoint import load_supernet
 from data_plugin.tools import convert_checkpoint, search_det
-from data_plugin.utils.progress import progress_over
 
 pytestmark = pytest.mark.filterwarnings("ignore:256 images were asked for")
 
@@ -457,16 +456,6 @@ def test_progress_ends_at_its_total(config, arguments, tmp_path, monkeypatch, mo
         assert done == pytest.approx(total)
     if more[:1] == ["--halve"]:
         assert contents(tmp_path / "out")["dropped"]
-
-
-def test_a_log_file_gets_lines(monkeypatch, capsys):
-    monkeypatch.setattr("data_plugin.utils.progress.LOGGED_EVERY", 0.0)
-    with progress_over(10, "images") as advance:
-        advance(4)
-        advance(6)
-    first, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("4 of 10 images, 0:00:00 spent, about 0:00:0")
-    assert last.startswith("10 of 10 images")
 
 
 @pytest.mark.parametrize(

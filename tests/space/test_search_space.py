@@ -2,12 +2,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from samples import SPACE
 
 from data_plugin import Arch, SearchSpace, UserError
 from data_plugin.space import cost
 
 DATA = SearchSpace.data()
-SMALL = SearchSpace(stem=(4, 8), width=((4,), (8,), (8, 16), (16,)), depth=((1,), (1,), (1, 2), (1,)))
 
 
 def test_table_1():
@@ -22,7 +22,7 @@ def test_membership():
     assert "d3-2-17-3_w32-48-96-192-512" not in DATA
 
 
-@pytest.mark.parametrize("space", [SMALL, SearchSpace.micro()])
+@pytest.mark.parametrize("space", [SPACE, SearchSpace.micro()])
 def test_iteration_is_fixed_complete_and_that_of_the_table(space):
     archs = list(space)
     assert archs == sorted(archs) == list(space)
@@ -41,12 +41,11 @@ def test_sampling_is_seeded_and_distinct():
 
 
 def test_sampling_within_a_budget_is_uniform_over_what_fits():
-    most = cost.flops(SMALL.largest)
-    fitting = [arch for arch in SMALL if cost.flops(arch) < cost.flops(SMALL.largest)]
-    assert 1 < len(fitting) < len(SMALL)
+    most = sorted(cost.flops(SPACE.table))[7]
+    fitting = [arch for arch in SPACE if cost.flops(arch) < most]
     draws = 4000
     counts = Counter(
-        SMALL.sample(1, seed=seed, within=lambda table: cost.flops(table) < most)[0]
+        SPACE.sample(1, seed=seed, within=lambda table: cost.flops(table) < most)[0]
         for seed in range(10_000, 10_000 + draws)
     )
     assert set(counts) == set(fitting)
@@ -64,14 +63,14 @@ def test_fewer_than_asked_when_fewer_exist_and_it_says_so():
 
 
 def test_all_that_fit_are_found():
-    most = cost.params(SMALL.largest)
-    found = SMALL.fitting(lambda table: cost.params(table) < most)
-    assert found == [arch for arch in SMALL if cost.params(arch) < most]
+    most = cost.params(SPACE.largest)
+    found = SPACE.fitting(lambda table: cost.params(table) < most)
+    assert found == [arch for arch in SPACE if cost.params(arch) < most]
 
 
 def test_draw_reaches_every_network():
     generator = np.random.default_rng(0)
-    assert {SMALL.draw(generator) for _ in range(300)} == set(SMALL)
+    assert {SPACE.draw(generator) for _ in range(5_000)} == set(SPACE)
 
 
 def test_json_round_trip():

@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from samples import SPACE
 from torch.nn import functional as F
 
 from data_plugin import Arch, SearchSpace, UserError
@@ -17,7 +18,6 @@ from data_plugin.supernet.checkpoint import load_supernet
 from data_plugin.supernet.release import read_release
 from data_plugin.tools.convert_checkpoint import main
 
-SPACE = SearchSpace(stem=(4, 8), width=((4,), (8,), (4, 8), (16,)), depth=((1,), (1,), (1, 2), (1,)))
 MICRO = SearchSpace.micro()
 PAPER = Arch.parse("d3-2-17-3_w32-48-96-192-512")
 
@@ -158,18 +158,18 @@ def test_every_entry_finds_its_place(write):
     assert found.supernet.info.space == SPACE
     assert found.supernet.info.method == "mocov2"
     assert found.supernet.info.input_format == InputFormat.imagenet()
-    check_networks(found.supernet, state, list(SPACE))
+    check_networks(found.supernet, state, [SPACE.smallest, SPACE.largest, *SPACE.sample(6, seed=0)])
 
 
 def test_heads_are_those_of_our_method(write):
     heads = pytest.importorskip("lightly.models.modules.heads", reason="the head is lightly's")
     state = release(SPACE)
-    head = heads.MoCoProjectionHead(4 * 16, 24, 8)
-    head.layers[0] = SlicedLinear(4 * 16, 24)
+    head = heads.MoCoProjectionHead(4 * 24, 24, 8)
+    head.layers[0] = SlicedLinear(4 * 24, 24)
     head.load_state_dict(below(read(write(state)).supernet.heads, "query."))
-    features = torch.randn(5, 4 * 12)
+    features = torch.randn(5, 4 * 16)
     theirs = below(state, "encoder_q.1.mlp.")
-    expected = F.linear(features, theirs["0.weight"][:, : 4 * 12], theirs["0.bias"]).relu()
+    expected = F.linear(features, theirs["0.weight"][:, : 4 * 16], theirs["0.bias"]).relu()
     torch.testing.assert_close(head(features), F.linear(expected, theirs["2.weight"], theirs["2.bias"]))
 
 
@@ -208,8 +208,8 @@ def test_norms_without_a_count_of_batches_are_read(write):
             r"encoder_q.0.conv1.weight \(6, 3, 7, 7\) instead of \(8, 3, 7, 7\)",
         ),
         (
-            lambda s: s.update({"encoder_k.1.mlp.0.weight": torch.zeros(20, 64)}),
-            r"encoder_k.1.mlp.0.weight \(20, 64\) instead of \(24, 64\)",
+            lambda s: s.update({"encoder_k.1.mlp.0.weight": torch.zeros(20, 96)}),
+            r"encoder_k.1.mlp.0.weight \(20, 96\) instead of \(24, 96\)",
         ),
         (
             lambda s: s.update({"backbone.bn1.bias": s["backbone.bn1.bias"] + 1}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from lightly.models.modules.heads import BYOLProjectionHead, MoCoProjectionHead
@@ -68,8 +69,8 @@ class MoCoV2(Method):
     """
 
     settings_class = MoCoV2Settings
-    query_views = (0,)
-    key_views = (1,)
+    query_views: ClassVar[tuple[int, ...]] = (0,)
+    key_views: ClassVar[tuple[int, ...]] = (1,)
 
     def __init__(self, features: int, settings: MoCoV2Settings) -> None:
         head = BYOLProjectionHead if settings.batch_norm else MoCoProjectionHead

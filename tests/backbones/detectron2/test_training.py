@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -56,6 +57,10 @@ def backbone(tmp_path) -> Path:
 # Training
 
 
+def log(out: Path) -> str:
+    return (out / "log.txt").read_text()
+
+
 def test_finetune_evaluate_and_resume(drawn_voc, backbone, tmp_path):
     out = tmp_path / "out"
     load(drawn_voc).write(SMALL, backbone, tmp_path / "winner.yaml")
@@ -64,7 +69,9 @@ def test_finetune_evaluate_and_resume(drawn_voc, backbone, tmp_path):
     assert begun == [[]], "told once, before the end"
     assert set(figures) == {"AP", "AP50", "AP75"}
     assert all(0 <= value <= 100 for value in figures.values())
-    assert (out / "log.txt").is_file()
+    said = re.findall(r"the weights of (\S+) in (\w+): (\d+) of (\d+) matched, none missing, none unexp", log(out))
+    assert {(arch, module) for arch, module, *_ in said} == {(str(SMALL), "DATAResNet"), (str(SMALL), "Res5Stage")}
+    assert all(matched == expected for *_, matched, expected in said)
     trained = torch.load(out / "model_final.pth", weights_only=True)
     assert trained["iteration"] == 1
     start = torch.load(backbone, weights_only=True)["layer4.0.conv2.weight"]
