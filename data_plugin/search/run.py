@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,16 @@ class SearchOptions:
     pareto: bool = False
     options: Sequence[str] = ()
 
+    def decisive(self) -> dict[str, Any]:
+        """Everything that decides what a search comes to, as JSON values."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NOT_DECISIVE}
+        values["budgets"] = [budget.name for budget in self.budgets]
+        values["strategy"] = self.strategy.to_json()
+        return json.loads(json.dumps(values, default=os.fspath))
+
+
+_NOT_DECISIVE = ("out", "task", "device", "overwrite", "resume")
+"""Options that say where a search is, how it is begun or what computes it."""
 
 PLANNED = 100
 """Networks a budget that stand for those that a strategy finds on the way, where their cost is foreseen."""
@@ -448,7 +459,11 @@ def _report(prepared: _Prepared, outcome: Outcome, rivals: Sequence[Rival], know
         rivals=rivals,
         knowledge=known,
         dropped=outcome.dropped,
-        run={**_description(prepared), "winner_norm_statistics": "recalibrated on the images of the search"},
+        run={
+            **_description(prepared),
+            "asked_for": options.decisive(),
+            "winner_norm_statistics": "recalibrated on the images of the search",
+        },
     )
 
 
