@@ -70,7 +70,7 @@ class OfDataSets:
         with DefaultScope.overwrite_default_scope(scope):
             parts = [_data_set(entry) for entry in entries]
         self.paths = [_path(part, index) for part in parts for index in range(len(part))]
-        self._images = ConcatDataset(parts)
+        self._images: ConcatDataset[Any] = ConcatDataset(parts)
 
     def __getitem__(self, index: int) -> Any:
         """What its data set's pipeline makes of an image."""
