@@ -1,9 +1,10 @@
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from samples import SMALL_C4, SMALL_FCN
 
 from data_plugin.frameworks.framework import Framework
 from data_plugin.frameworks.framework_config import FrameworkConfig
@@ -12,12 +13,13 @@ from data_plugin.frameworks.registry import DETECTRON2, MMDET, MMSEG
 
 @dataclass(frozen=True)
 class Example:
-    """A framework with one of our configs, small drawn data for it, and options that make images small."""
+    """A framework with one of our configs, small drawn data, and options: for small images, and for two short steps."""
 
     framework: Framework
     config: str
     data_root: Path
     small: tuple[str, ...]
+    short: Sequence[str]
 
     def open(self, *options: str, data_root: Path | None = None) -> FrameworkConfig:
         with warnings.catch_warnings():
@@ -28,16 +30,21 @@ class Example:
 VOC = "faster_rcnn_c4_voc"
 EXAMPLES: dict[str, Callable[[Path, Path], Example]] = {
     "detectron2": lambda voc, cityscapes: Example(
-        DETECTRON2, VOC, voc, ("INPUT.MIN_SIZE_TEST=64", "DATALOADER.NUM_WORKERS=0")
+        DETECTRON2, VOC, voc, ("INPUT.MIN_SIZE_TEST=64", "DATALOADER.NUM_WORKERS=0"), SMALL_C4["detectron2"]
     ),
     "mmdet": lambda voc, cityscapes: Example(
-        MMDET, VOC, voc, ("test_dataloader.num_workers=0", "test_dataloader.dataset.pipeline.1.scale=(96,64)")
+        MMDET,
+        VOC,
+        voc,
+        ("test_dataloader.num_workers=0", "test_dataloader.dataset.pipeline.1.scale=(96,64)"),
+        SMALL_C4["mmdet"],
     ),
     "mmseg": lambda voc, cityscapes: Example(
         MMSEG,
         "fcn_d8_cityscapes",
         cityscapes,
         ("test_dataloader.num_workers=0", "test_dataloader.dataset.pipeline.1.scale=(96,64)"),
+        SMALL_FCN,
     ),
 }
 
