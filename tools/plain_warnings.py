@@ -9,19 +9,25 @@ from contextlib import contextmanager
 
 @contextmanager
 def plain_warnings() -> Iterator[None]:
-    """For the time of a ``with``, print warnings as ``warning: MESSAGE`` on one line, the same one once.
+    """For the time of a ``with``, print warnings as ``warning: MESSAGE`` on one line, and the same one once.
 
-    A config is opened several times, and what its data are is said each time. What filters ask for comes first.
+    A config is opened several times, and each time says what its data are. Python's own filter for that forgets what
+    was said as soon as anybody changes a filter.
     """
     before = warnings.formatwarning
-    warnings.formatwarning = _plain
+    said = set()
+
+    def plain(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        text = f"warning: {' '.join(str(message).split())}\n"
+        if text in said:
+            return ""
+        said.add(text)
+        return text
+
+    warnings.formatwarning = plain
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("once", append=True)
-            yield
+        yield
     finally:
         warnings.formatwarning = before
-
-
-def _plain(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
-    return f"warning: {' '.join(str(message).split())}\n"

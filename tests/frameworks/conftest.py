@@ -1,14 +1,21 @@
+import contextlib
+import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from samples import SMALL_C4, SMALL_FCN
+from samples import SMALL_C4, SMALL_FCN, unchanged_catalogs
 
+from data_plugin import Arch
+from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.frameworks.framework import Framework
 from data_plugin.frameworks.framework_config import FrameworkConfig
 from data_plugin.frameworks.registry import DETECTRON2, MMDET, MMSEG
+from data_plugin.supernet.backbone_files import PTH_FILE, save_backbone
+
+ARCH = Arch.parse("d1-1-1-1_w8-8-12-16-24")
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,18 @@ def example(request, drawn_voc: Path, drawn_cityscapes: Path) -> Example:
     """Every installed framework in turn."""
     pytest.importorskip(request.param, reason=f"{request.param} is not installed")
     return EXAMPLES[request.param](drawn_voc, drawn_cityscapes)
+
+
+@pytest.fixture
+def winner(example, tmp_path: Path) -> Iterator[Path]:
+    """The config of a small network that trains for two steps on small images."""
+    save_backbone(tmp_path, DATAResNet(ARCH))
+    path = tmp_path / f"winner{example.framework.configs.ending}"
+    example.open(*example.short).write(ARCH, tmp_path / PTH_FILE, path)
+    logging.disable()
+    with unchanged_catalogs() if example.framework.name == "detectron2" else contextlib.nullcontext():
+        yield path
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(params=("detectron2", "mmdet"))

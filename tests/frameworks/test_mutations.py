@@ -1,9 +1,7 @@
 """What a user types never ends in a traceback: options and files at random, in every installed framework."""
 
-import contextlib
 import gc
 import importlib
-import logging
 import random
 import re
 import shutil
@@ -13,12 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import unchanged_catalogs
 
 from data_plugin import Arch
-from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.frameworks.framework_config import FrameworkConfig
-from data_plugin.supernet.backbone_files import PTH_FILE, save_backbone
 from data_plugin.utils.errors import UserError
 
 ARCH = Arch.parse("d1-1-1-1_w8-8-12-16-24")
@@ -27,7 +22,9 @@ VALUES = (
     "", "None", "True", "0", "-1", "3", "1.5", "9999999", "nan", "abc", "[]", "{}", "()", "[0]", "[None]", "[1,2,3]",
     "(3,(1)", "a,b", "[[1]]", "dict(a=1)", "'", "=", "ResNet", "../..", "é",
 )  # fmt: skip
-FINETUNED = 20
+FINETUNED = {"detectron2": 80, "mmdet": 40, "mmseg": 40}
+"""How many options are fine-tuned with; detectron2 refuses most by their type."""
+
 LATE = {
     "detectron2": ("TEST.DETECTIONS_PER_IMAGE=None", "MODEL.ROI_HEADS.NMS_THRESH_TEST=None", "INPUT.MIN_SIZE_TEST=-4"),
     "mmdet": (
@@ -119,18 +116,6 @@ def _no_more_memory_than_a_machine_has():
     resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
-@pytest.fixture
-def winner(example, tmp_path: Path) -> Iterator[Path]:
-    """The config of a small network that trains for two steps on small images."""
-    save_backbone(tmp_path, DATAResNet(ARCH))
-    path = tmp_path / f"winner{example.framework.configs.ending}"
-    example.open(*example.short).write(ARCH, tmp_path / PTH_FILE, path)
-    logging.disable()
-    with unchanged_catalogs() if example.framework.name == "detectron2" else contextlib.nullcontext():
-        yield path
-    logging.disable(logging.NOTSET)
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_an_option_that_is_needed_late_is_named_before_the_training(example, winner: Path, tmp_path: Path):
@@ -153,11 +138,12 @@ def test_any_option_is_trained_with_or_refused_in_one_sentence(example, winner: 
         example.framework.open(str(winner), [option], example.data_root).finetune(tmp_path / "out")
 
     refused = 0
-    for _ in range(FINETUNED):
+    count = FINETUNED[example.framework.name]
+    for _ in range(count):
         option = f"{draw.choice(known)}={draw.choice(VALUES)}"
         refused += is_refused(lambda option=option: finetune(option), option)
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
-    assert 0 < refused < FINETUNED
+    assert 0 < refused < count
 
 
 @pytest.mark.slow
