@@ -154,13 +154,13 @@ class Detectron2Config(FrameworkConfig):
         resume: bool = False,
         eval_only: bool = False,
         weights: Path | None = None,
-        began: Callable[[], None] = lambda: None,
+        stepped: Callable[[int], None] = lambda step: None,
     ) -> Mapping[str, float]:
         """See :meth:`FrameworkConfig.finetune` and :func:`finetune`."""
         for data_set in self._placed:
             data_set.register()
         register_classes(self.cfg)
-        return finetune(self.cfg, out, resume=resume, eval_only=eval_only, weights=weights, began=began)
+        return finetune(self.cfg, out, resume=resume, eval_only=eval_only, weights=weights, stepped=stepped)
 
     def _find_classes(self, classes: Sequence[str] | None) -> None:
         voc, coco = data_sets_of(VOC, self.cfg, self._placed), data_sets_of(COCO, self.cfg, self._placed)

@@ -175,7 +175,7 @@ class OpenMMLabConfig(FrameworkConfig):
         resume: bool = False,
         eval_only: bool = False,
         weights: Path | None = None,
-        began: Callable[[], None] = lambda: None,
+        stepped: Callable[[int], None] = lambda step: None,
     ) -> Mapping[str, float]:
         """Train with MMEngine's runner, and evaluate with the config's evaluator on its validation set.
 
@@ -193,7 +193,7 @@ class OpenMMLabConfig(FrameworkConfig):
             resume=resume,
             eval_only=eval_only,
             weights=weights,
-            began=began,
+            stepped=stepped,
         )
         return self._figures(metrics)
 

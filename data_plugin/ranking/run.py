@@ -13,8 +13,9 @@ from typing import Any
 from data_plugin.backbones.pretrained import PTH_FILE
 from data_plugin.frameworks.finetuned import Finetuned, Training, Weights
 from data_plugin.frameworks.framework import MAIN_METRIC
+from data_plugin.frameworks.framework_config import LAST_CHECKPOINT
 from data_plugin.frameworks.registry import find_framework
-from data_plugin.frameworks.run import LAST_CHECKPOINT, METRICS, run_finetune
+from data_plugin.frameworks.run import METRICS, run_finetune
 from data_plugin.images.batch import draw_batches
 from data_plugin.search.searcher import Searcher
 from data_plugin.supernet.backbone_files import save_backbone
