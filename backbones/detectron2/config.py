@@ -15,6 +15,7 @@ from data_plugin.backbones.detectron2.coco_classes import find_coco_classes
 from data_plugin.backbones.detectron2.datasets import (
     COCO,
     VOC,
+    DataSet,
     below,
     data_sets_of,
     image_files,
@@ -74,8 +75,11 @@ class Detectron2Config(FrameworkConfig):
             cfg.merge_from_list([key, value])
         torch.device(cfg.MODEL.DEVICE)  # what is no device fails here, not only where a model is built
         self.cfg = with_data_resnet(cfg)
-        self._placed = [] if data_root is None else below(data_root, self.cfg)
-        leave_out_absent_years(self.cfg, self._placed)
+        self._placed: Sequence[DataSet] = ()
+        if data_root is None:
+            leave_out_absent_years(self.cfg)
+        else:
+            self._placed = below(data_root, self.cfg)
         self._find_classes(classes)
 
     @property

@@ -234,5 +234,5 @@ class OpenMMLabConfig(FrameworkConfig):
 def _where(leaf: ConfigDict) -> str:
     """A data set entry's class, and the folder of its images."""
     name = leaf.type if isinstance(leaf.type, str) else leaf.type.__name__
-    first = next(iter((leaf.get("data_prefix") or {}).values()), "")
+    first = next((each for each in (leaf.get("data_prefix") or {}).values() if isinstance(each, str)), "")
     return f"{name} in {Path(leaf.get('data_root') or '', first).absolute()}"
