@@ -124,6 +124,18 @@ class DynamicResNet(nn.Module):
         network.load_state_dict(self.state_dict(keep_vars=True), assign=True)
         return network.train(self.training)
 
+    def map_size(self, image: Sequence[int], stage: int) -> tuple[int, int]:
+        """Height and width of the feature map that a stage, 0 to 3, puts out for images of a height and width.
+
+        The same for all networks, and known without computing one.
+        """
+        entries = (self.blocks(index)[0] for index in range(stage + 1))
+        stem = (2, 2)  # its convolution and its pooling
+        height, width = image
+        for stride in (*stem, *(entry.conv2.stride[0] for entry in entries)):
+            height, width = -(-height // stride), -(-width // stride)
+        return height, width
+
     def stem(self, x: Tensor, width: int) -> Tensor:
         """Map images (N, 3, H, W) to the stem's features (N, width, H / 4, W / 4)."""
         x = F.relu(self.bn1(self.conv1(x, width)), inplace=True)

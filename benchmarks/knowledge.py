@@ -10,7 +10,7 @@ with the least and the greatest of three random starts of the same network in br
 
 With labels, to see which of them is right: how often a validation image's own class mean is nearer to it than another
 class's, for the teacher, and how the ranking by distance to the teacher at C5 agrees (Spearman) with that by labels,
-over networks of all sizes.
+over networks of all sizes; then the same by distance to the frozen network that taught the supernet, if one did.
 
     python benchmarks/knowledge.py --supernet a.safetensors b.safetensors --images tiny_imagenet/val voc \\
         --data tiny_imagenet
@@ -33,7 +33,8 @@ from torchvision.datasets import ImageFolder
 from data_plugin import Arch
 from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.backbones.extract import extract
-from data_plugin.images.open import open_images
+from data_plugin.images.image_folder import ImageFolder as UnlabelledFolder
+from data_plugin.search.external_teacher import PRETRAINING, ExternalTeacher, open_external_teacher
 from data_plugin.search.knowledge import IMAGES, STARTS, effective_rank, features
 from data_plugin.search.searcher import Searcher
 from data_plugin.supernet.checkpoint import Supernet, load_supernet
@@ -96,21 +97,29 @@ def measures(files: ImageFiles) -> dict[str, Measure]:
     }
 
 
-def with_labels(supernet: Supernet, data: Path, networks: int, labelled: int) -> tuple[float, float]:
-    """How often the teacher's own class mean is nearer, and how the ranking by distance agrees with labels."""
+def with_labels(supernet: Supernet, data: Path, networks: int, labelled: int) -> tuple[float, list[float]]:
+    """How often the teacher's own class mean is nearer, and how the ranking by distance agrees with labels: by distance
+    to it and, where a frozen network taught the supernet, to that one.
+    """
     space = supernet.info.space
     archs: list[Arch] = [space.largest, space.smallest, *space.sample(networks - 2, 0)]
     folders = [ImageFolder(data / split) for split in ("train", "val")]
     chosen = files(folders[0], drawn(folders[0], 464))
     nearer = by_labels(supernet.query, archs, ImageFiles(chosen[64:], 64).batches(50), folders, labelled).mean(1)
-    result = Searcher(supernet, ("C5",)).measure(archs[1:], ImageFiles(chosen[:64], 64).batches(4))
-    return nearer[0], correlation(-distances(result, archs[1:]).mean(1), nearer[1:])
+    teachers: list[ExternalTeacher | None] = [None]
+    if supernet.info.method == "distill":
+        teachers.append(open_external_teacher([PRETRAINING], supernet.info))
+    agreements = []
+    for teacher in teachers:
+        result = Searcher(supernet, ("C5",), teacher=teacher).measure(archs[1:], ImageFiles(chosen[:64], 64).batches(4))
+        agreements.append(correlation(-distances(result, archs[1:]).mean(1), nearer[1:]))
+    return nearer[0], agreements
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--supernet", nargs="+", required=True)
-    parser.add_argument("--images", nargs="+", type=Path, required=True, help="folders of images")
+    parser.add_argument("--images", nargs="*", type=Path, default=[], help="folders of images")
     parser.add_argument("--size", type=int, default=224, help="pixels of these images")
     parser.add_argument("--data", type=Path, help="folder with train/CLASS and val/CLASS")
     parser.add_argument("--networks", type=int, default=32)
@@ -118,14 +127,18 @@ def main() -> None:
     arguments = parser.parse_args()
     supernets = {path: load_supernet(path) for path in arguments.supernet}
     for folder in arguments.images:
-        found = np.random.default_rng(0).permutation(sorted(open_images(folder).files))[:IMAGES]
+        found = np.random.default_rng(0).permutation(sorted(UnlabelledFolder(folder).files))[:IMAGES]
         images = ImageFiles(found.tolist(), arguments.size)
         for path, supernet in supernets.items():
             texts = [f"{name} {beside_random(supernet, each)}" for name, each in measures(images).items()]
             print(folder, path, *texts, sep="  ", flush=True)
     for path, supernet in supernets.items() if arguments.data else ():
-        label, agreement = with_labels(supernet, arguments.data, arguments.networks, arguments.labelled)
-        print(f"{path}  own class nearer {label:.3f}  ranking agrees {agreement:+.2f}", flush=True)
+        label, agreements = with_labels(supernet, arguments.data, arguments.networks, arguments.labelled)
+        print(
+            f"{path}  own class nearer {label:.3f}  ranking agrees",
+            *(f"{each:+.2f}" for each in agreements),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

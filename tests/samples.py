@@ -155,6 +155,25 @@ SMALL_C4 = {
 }
 """Options that make a few steps on few and small images of ``faster_rcnn_c4_voc``, by framework."""
 
+SMALL_FCN = [
+    "train_dataloader.num_workers=0",
+    "val_dataloader.num_workers=0",
+    "test_dataloader.num_workers=0",
+    "train_dataloader.batch_size=2",
+    "train_dataloader.dataset.pipeline.2.scale=(96,64)",
+    "train_dataloader.dataset.pipeline.3.crop_size=(48,48)",
+    "val_dataloader.dataset.pipeline.1.scale=(96,64)",
+    "test_dataloader.dataset.pipeline.1.scale=(96,64)",
+    "model.data_preprocessor.size=(48,48)",
+    "model.test_cfg.mode=whole",
+    "train_cfg.max_iters=2",
+    "train_cfg.val_interval=2",
+    "default_hooks.checkpoint.interval=2",
+    "model.decode_head.channels=8",
+    "model.auxiliary_head.channels=8",
+]
+"""Options that make a few steps on few and small images of ``fcn_d8_cityscapes``."""
+
 
 def with_classes(voc: Path, copy: Path, names: Sequence[str]) -> Path:
     """A copy of a drawn data root in VOC layout whose objects are of other classes.

@@ -140,7 +140,7 @@ def _import_supernet(args: argparse.Namespace, read: Callable[..., Imported]) ->
 
 def _import_backbone(args: argparse.Namespace) -> None:
     from data_plugin.supernet.backbone_files import ARCH_FILE, save_backbone
-    from data_plugin.supernet.foreign_weights import listed, read_backbone
+    from data_plugin.supernet.foreign_weights import listed, read_backbone, taken_from
 
     for name in ("image_size", "channel_order", "mean", "std"):
         if getattr(args, name) is not None:
@@ -157,6 +157,8 @@ def _import_backbone(args: argparse.Namespace) -> None:
     source = read_backbone(args.checkpoint)
     save_backbone(args.out, source.network())
     print(f"{source.arch}: {len(source.weights)} backbone tensors")
+    if source.entry is not None:
+        print(taken_from(source.entry))
     print(f"left out: {', '.join(listed(source.left_out)) or 'nothing'}")
     print("\n".join(str(path) for path in sorted(args.out.iterdir())))
 

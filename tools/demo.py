@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shlex
@@ -14,9 +13,10 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from data_plugin.frameworks.registry import find_framework
+from data_plugin.ranking.run import read_finetuned
 from data_plugin.space import cost
 from data_plugin.space.arch import Arch
 from data_plugin.space.budget import Budget
@@ -105,7 +105,7 @@ def run_demo(out: Path, framework: str | None, seed: int, pretrain: bool = False
     search = Search.read(out / "search")
     archs: dict[str, Sequence[object]] = {
         "search": [found.folder for found in search.winners],
-        "draw": _draw(search, seed),
+        "draw": _draw(search, groups, seed),
     }
     for source, weights in (("search", ("supernet", "random")), ("draw", ("supernet",))):
         _run(
@@ -117,10 +117,10 @@ def run_demo(out: Path, framework: str | None, seed: int, pretrain: bool = False
     print(f"\noutput: {out}   report: {out / 'search' / 'report.html'}   {(time.monotonic() - began) / 60:.1f} minutes")
 
 
-def _draw(search: Search, seed: int) -> list[Arch]:
+def _draw(search: Search, groups: Sequence[str], seed: int) -> list[Arch]:
     """A random network of every group."""
     space = SearchSpace.from_json(search.report.run["supernet"]["space"])
-    within = (partial(Budget.group(group).fits, costs={"flops": cost.flops}) for group in search.report.budgets)
+    within = (partial(Budget.group(group).fits, costs={"flops": cost.flops}) for group in groups)
     return [space.sample(1, seed, fits)[0] for fits in within]
 
 
@@ -172,20 +172,14 @@ def _show(out: Path, search: Search) -> None:
     table = Table(box=None, pad_edge=False, title=f"{CONFIG}, {search.report.framework}")
     for heading in ("group", "network", "architecture", "GFLOPs", "AP", "AP50"):
         table.add_column(heading, no_wrap=True)
-    done = {source: _finetuned(out / "finetuned" / source) for source, _, _ in COMPARED.values()}
+    done = {source: read_finetuned(out / "finetuned" / source) for source, _, _ in COMPARED.values()}
     for index, group in enumerate(search.report.budgets):
         for name, (source, weights, _) in COMPARED.items():
-            row = [each for each in done[source] if each["weights"] == weights][index]
-            figures = (row["flops"] / 1e9, ".3f"), (row["metrics"]["AP"], ".1f"), (row["metrics"]["AP50"], ".1f")
-            table.add_row(group, name, row["arch"], *(format(*figure) for figure in figures))
+            row = [each for each in done[source] if each.weights == weights][index]
+            figures = (row.flops / 1e9, ".3f"), (row.metrics["AP"], ".1f"), (row.metrics["AP50"], ".1f")
+            table.add_row(group, name, str(row.arch), *(format(*figure) for figure in figures))
     Console().print(table)
     print("\n".join(f"{name}: {what}" for name, (_, _, what) in COMPARED.items()))
-
-
-def _finetuned(out: Path) -> list[dict[str, Any]]:
-    """What was fine-tuned alike, in the order of the groups."""
-    found: list[dict[str, Any]] = json.loads((out / "comparison.json").read_text())["finetuned"]
-    return found
 
 
 if __name__ == "__main__":

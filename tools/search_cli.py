@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,6 @@ from data_plugin.utils.errors import UserError
 if TYPE_CHECKING:
     from data_plugin.frameworks.framework import Task
     from data_plugin.search.found import Search
-    from data_plugin.search.run import SearchOptions
     from data_plugin.search.strategies.strategy import Strategy
 
 
@@ -107,7 +107,8 @@ def add_search_arguments(parser: argparse.ArgumentParser, task: Task, example: s
         type=Path,
         metavar="SOURCE",
         help="search on these unlabelled images, through the config's test-time preprocessing: a folder of images at "
-        "any depth, or a .txt file that names one a line (default: the config's training images)",
+        "any depth, or of .tar shards, one shard, or a .txt file that names an image a line (default: the config's "
+        "training images)",
     )
     parser.add_argument(
         "--image-count",
@@ -128,6 +129,16 @@ def add_search_arguments(parser: argparse.ArgumentParser, task: Task, example: s
         default="mean",
         help="what becomes of the positions of a map: their mean, so that every map counts alike, or their sum as the "
         "paper's Eq. 5 prints it, where the largest map decides (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--search-teacher",
+        nargs="+",
+        metavar=("NETWORK", "KEY=VALUE"),
+        default=(),
+        help="compare with a frozen network of any kind instead of the supernet's largest, at C4 and C5: timm:NAME, "
+        "torchvision:NAME, hub:FOLDER:NAME, module:callable, the file of a supernet or ResNet, or pre-training for the "
+        "one that taught the supernet; then, where its source does not tell, size=PIXELS mean=R,G,B std=R,G,B, and "
+        "weights=FILE",
     )
     parser.add_argument(
         "--norm",
@@ -181,7 +192,9 @@ def search_and_print(arguments: argparse.Namespace, task: Task, finetune: str) -
         finetune: the tool that fine-tunes a winner, ``finetune_det`` or ``finetune_seg``.
     """
     from data_plugin.ranking.rivals import require_one_process
+    from data_plugin.search.finished import finished_search
     from data_plugin.search.memory import parse_bytes
+    from data_plugin.search.report.folder import numbered_folder
     from data_plugin.search.run import SearchOptions, plan_search, run_search
     from data_plugin.search.taps import parse_taps
     from data_plugin.space.budget import Budget
@@ -220,6 +233,7 @@ def search_and_print(arguments: argparse.Namespace, task: Task, finetune: str) -
         norm=arguments.norm,
         precision=arguments.precision,
         relation_rows=arguments.relation_rows,
+        search_teacher=arguments.search_teacher,
         max_memory=None if arguments.max_memory is None else parse_bytes(arguments.max_memory),
         seed=arguments.seed,
         device=arguments.device,
@@ -233,7 +247,10 @@ def search_and_print(arguments: argparse.Namespace, task: Task, finetune: str) -
         if plan is not None:
             print(f"{plan}{_then(arguments.finetune)}")
         return
-    search = _finished(options) if arguments.finetune is not None and arguments.resume else None
+    search = None
+    if arguments.finetune is not None and arguments.resume:
+        options = replace(options, out=options.out or numbered_folder(options.config, resume=True, finetune=True))
+        search = finished_search(options)
     if search is None:
         search = run_search(options, lambda plan: print(f"{plan}{_then(arguments.finetune)}\n", flush=True))
         if search is None:
@@ -258,40 +275,6 @@ def _finetune(search: Search, iterations: int) -> None:
 
     print(f"\nfine-tuning winners and rivals for {iterations} iterations each, below {search.out / FOLDER}", flush=True)
     print(f"\n{finetune_rivals(search, iterations)}\n\nreport: {search.out / 'report.html'}")
-
-
-def _finished(options: SearchOptions) -> Search | None:
-    """The search of the output folder where it is finished and was of the same, so that fine-tuning alone goes on."""
-    from data_plugin.search.found import Search
-
-    out = options.out
-    if out is None or not (out / "search.json").is_file():
-        return None
-    search = Search.read(out)
-    report = search.report
-    budgets = [budget.name for budget in options.budgets]
-    asked = {
-        "config": (report.config, options.config),
-        "supernet": (report.run["supernet"]["path"], str(options.supernet)),
-        "data root": (report.data_root, None if options.data_root is None else str(options.data_root)),
-        "options": (report.run["options"], list(options.options)),
-        "budgets": (report.budgets, budgets or report.budgets),
-        "strategy": (report.run["strategy"], options.strategy.to_json()),
-        "images": (report.run["image_source"], None if options.images is None else str(options.images)),
-        "number of images": (report.run["images_asked_for"], options.image_count),
-        "batch size": (report.run["batch_size"], options.batch_size),
-        "taps": (list(report.taps), list(options.taps or report.taps)),
-        "reduction": (report.reduction, options.reduction),
-        "norm": (report.norm, options.norm),
-        "seed": (report.run["seed"], options.seed),
-    }
-    for name, (before, now) in asked.items():
-        if before != now:
-            raise UserError(
-                f"{out} holds a finished search of other settings: its {name} was {before!r} and is {now!r}; name "
-                "another folder"
-            )
-    return search
 
 
 def _strategy(arguments: argparse.Namespace) -> Strategy:

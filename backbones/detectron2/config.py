@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -11,7 +12,16 @@ from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import Res5ROIHeads
 
 from data_plugin.backbones.detectron2.coco_classes import find_coco_classes
-from data_plugin.backbones.detectron2.datasets import COCO, VOC, below, data_sets_of, image_files
+from data_plugin.backbones.detectron2.datasets import (
+    COCO,
+    VOC,
+    DataSet,
+    below,
+    data_sets_of,
+    image_files,
+    leave_out_absent_years,
+    where,
+)
 from data_plugin.backbones.detectron2.finetune import finetune
 from data_plugin.backbones.detectron2.images import ModelInputs
 from data_plugin.backbones.detectron2.iterations import set_iterations
@@ -23,6 +33,7 @@ from data_plugin.frameworks.framework_config import FrameworkConfig
 from data_plugin.images.batch import ImageSource
 from data_plugin.images.image_files import Images
 from data_plugin.images.input_format import InputFormat
+from data_plugin.images.voc import missing_lists
 from data_plugin.search.taps import STAGE_TAPS, check_taps
 from data_plugin.space.arch import Arch
 from data_plugin.space.resolution import Resolution
@@ -64,7 +75,11 @@ class Detectron2Config(FrameworkConfig):
             cfg.merge_from_list([key, value])
         torch.device(cfg.MODEL.DEVICE)  # what is no device fails here, not only where a model is built
         self.cfg = with_data_resnet(cfg)
-        self._placed = [] if data_root is None else below(data_root, self.cfg)
+        self._placed: Sequence[DataSet] = ()
+        if data_root is None:
+            leave_out_absent_years(self.cfg)
+        else:
+            self._placed = below(data_root, self.cfg)
         self._find_classes(classes)
 
     @property
@@ -92,17 +107,29 @@ class Detectron2Config(FrameworkConfig):
         dilation = 1 if self._is_c4 else self.cfg.MODEL.RESNETS.RES5_DILATION
         return Resolution(strides=(1, 2, 2, 2 // dilation), dilations=(1, 1, 1, dilation))
 
+    @property
+    def data_sets(self) -> Sequence[str]:
+        """See :attr:`FrameworkConfig.data_sets`."""
+        return [where(name, self._placed) for name in self.cfg.DATASETS.TRAIN]
+
+    @property
+    def lacking(self) -> Sequence[str]:
+        """See :attr:`FrameworkConfig.lacking`: lists of VOC's splits to evaluate on."""
+        splits = [voc.listed for voc in data_sets_of(VOC, self.cfg, self._placed) if voc.name in self.cfg.DATASETS.TEST]
+        return missing_lists(splits)
+
     def images(self) -> ImageSource:
         """See :meth:`FrameworkConfig.images`: those of ``DATASETS.TRAIN``.
 
         Raises:
             UserError: if a data set is unknown, or an image or the list of them is missing.
         """
-        return ModelInputs(self.cfg, image_files(self.cfg.DATASETS.TRAIN, self._placed))
+        files = image_files(self.cfg.DATASETS.TRAIN, self._placed)
+        return ModelInputs(self.cfg, [file.name for file in files], lambda index: nullcontext(files[index]))
 
     def images_of(self, images: Images) -> ImageSource:
         """See :meth:`FrameworkConfig.images_of`."""
-        return ModelInputs(self.cfg, images.files, images.names)
+        return ModelInputs(self.cfg, images.keys, images.file)
 
     def write(self, arch: Arch, weights: Path, path: Path, iterations: int | None = None) -> None:
         """See :meth:`FrameworkConfig.write`."""
@@ -127,13 +154,13 @@ class Detectron2Config(FrameworkConfig):
         resume: bool = False,
         eval_only: bool = False,
         weights: Path | None = None,
-        began: Callable[[], None] = lambda: None,
+        stepped: Callable[[int], None] = lambda step: None,
     ) -> Mapping[str, float]:
         """See :meth:`FrameworkConfig.finetune` and :func:`finetune`."""
         for data_set in self._placed:
             data_set.register()
         register_classes(self.cfg)
-        return finetune(self.cfg, out, resume=resume, eval_only=eval_only, weights=weights, began=began)
+        return finetune(self.cfg, out, resume=resume, eval_only=eval_only, weights=weights, stepped=stepped)
 
     def _find_classes(self, classes: Sequence[str] | None) -> None:
         voc, coco = data_sets_of(VOC, self.cfg, self._placed), data_sets_of(COCO, self.cfg, self._placed)

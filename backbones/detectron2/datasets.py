@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import os
 import re
 import warnings
 from abc import ABC, abstractmethod
@@ -17,6 +18,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances, register_pascal_voc
 from detectron2.data.datasets.cityscapes import load_cityscapes_instances
 
+from data_plugin.frameworks.framework_config import DEMO
+from data_plugin.images.coco import listed_images
+from data_plugin.images.endings import beside
 from data_plugin.images.image_folder import ImageFolder
 from data_plugin.images.voc import VOCSplit, voc_root
 from data_plugin.utils.errors import UserError
@@ -28,6 +32,11 @@ Kind = TypeVar("Kind", bound="DataSet")
 
 OWN_FILE = "own_json_file"
 """The metadata of ours that names the file of a COCO data set with classes of its own, which has no ``json_file``."""
+
+VARIABLE = "DETECTRON2_DATASETS"
+"""The environment variable that says where detectron2's catalogs have their data sets."""
+
+_PICKED_BY = "DATASETS.TRAIN and DATASETS.TEST pick one, as voc_2007_val does VOC2007's val.txt"
 
 _VOC = re.compile(r"voc_(2007|2012)_(\w+)")
 _COCO = re.compile(r"(keypoints_)?coco_(2014|2017)_(train|val|val_100|minival|valminusminival)")
@@ -68,7 +77,7 @@ class VOC(DataSet):
     @property
     def listed(self) -> VOCSplit:
         """What ``ImageSets/Main`` lists."""
-        return VOCSplit.named(self.folder, self.split)
+        return VOCSplit.named(self.folder, self.split, _PICKED_BY)
 
     def images(self) -> list[Path]:
         """The photographs that ``ImageSets/Main`` lists."""
@@ -100,11 +109,7 @@ class COCO(DataSet):
                 f"{self.json_file} is missing: all {len(images)} images of {self.folder} are taken", stacklevel=3
             )
             return images
-        try:
-            return [self.folder / image["file_name"] for image in json.loads(self.json_file.read_bytes())["images"]]
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise UserError(f"{self.json_file} cannot be read as COCO's list of images ({reason})") from error
+        return [self.folder / name for name in listed_images(self.json_file)]
 
     def register(self) -> None:
         """See :meth:`DataSet.register`; the categories are those of the file, which holds none of keypoints."""
@@ -136,13 +141,13 @@ class Cityscapes(DataSet):
 def below(data_root: Path, cfg: CfgNode) -> list[DataSet]:
     """The VOC, COCO and Cityscapes data sets of a config below a folder; ``DETECTRON2_DATASETS`` is for all others.
 
-    ``DATASETS.TRAIN`` loses the VOC data sets of a year that is not there, with a warning, as long as one remains.
-    Labels, and the data sets of ``DATASETS.TEST``, may be missing.
+    ``DATASETS.TRAIN`` loses the VOC data sets of absent years, see :func:`leave_out_absent_years`. Labels, and the data
+    sets of ``DATASETS.TEST``, may be missing.
 
     Args:
-        data_root: the folder that holds ``VOC2007``, and ``VOC2012`` where there is one; that holds ``annotations``
-            and the folders of images (or a folder ``coco`` with them); or that holds ``leftImg8bit`` and ``gtFine``
-            (or a folder ``cityscapes`` with them).
+        data_root: the folder that holds ``VOC2007`` or ``VOC2012``; that holds ``annotations`` and the folders of
+            images (or a folder ``coco`` with them); or that holds ``leftImg8bit`` and ``gtFine`` (or a folder
+            ``cityscapes`` with them).
         cfg: the config, which is changed.
 
     Raises:
@@ -150,22 +155,39 @@ def below(data_root: Path, cfg: CfgNode) -> list[DataSet]:
             config uses other data sets.
     """
     names = tuple(dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)))
-    finders = {_VOC: _voc_below, _COCO: _coco_below, _CITYSCAPES: _cityscapes_below}
-    other = [name for name in names if not any(pattern.fullmatch(name) for pattern in finders)]
+    found = _placed(names, data_root.resolve())
+    other = set(names) - {each.name for each in found}
     if other:
         raise UserError(
             f"a data root can be given for VOC, COCO and Cityscapes' instance data sets, but the config uses "
-            f"{other[0]!r}; set the environment variable DETECTRON2_DATASETS instead"
+            f"{min(other)!r}; set the environment variable {VARIABLE} instead"
         )
-    found: list[DataSet] = []
-    for pattern, find in finders.items():
-        matching = [name for name in names if pattern.fullmatch(name)]
-        found.extend(find(matching, data_root) if matching else ())
-    _leave_out_absent_years(cfg, [each for each in found if isinstance(each, VOC) and not each.folder.is_dir()])
+    leave_out_absent_years(cfg, found)
     for each in found:
         if each.name in cfg.DATASETS.TRAIN and not each.folder.is_dir():
-            raise UserError(f"{each.folder} is missing, which the data set {each.name} needs")
+            others = each.listed.others if isinstance(each, VOC) else ""
+            raise UserError(f"{each.folder} is missing, which the data set {each.name} needs{others}")
     return found
+
+
+def leave_out_absent_years(cfg: CfgNode, placed: Sequence[DataSet] = ()) -> None:
+    """Take the VOC data sets of a year that is not there out of ``DATASETS.TRAIN``, loudly, as long as one remains.
+
+    Args:
+        cfg: the config; changed.
+        placed: those of its data sets that are elsewhere than detectron2's catalogs say.
+    """
+    absent = [voc for voc in data_sets_of(VOC, cfg, placed) if not voc.folder.is_dir()]
+    names = [voc.name for voc in absent if voc.name in cfg.DATASETS.TRAIN]
+    remaining = tuple(name for name in cfg.DATASETS.TRAIN if name not in names)
+    if names and remaining:
+        folders = ", ".join(voc.folder.name for voc in absent if voc.name in names)
+        warnings.warn(
+            f"TRAINING DATA IS NOT THE RECIPE'S: {absent[0].folder.parent.absolute()} has no {folders}, so training "
+            f"uses {', '.join(remaining)} alone, without {', '.join(names)}",
+            stacklevel=3,
+        )
+        cfg.DATASETS.TRAIN = remaining
 
 
 def image_files(names: Sequence[str], placed: Sequence[DataSet]) -> list[Path]:
@@ -182,6 +204,17 @@ def image_files(names: Sequence[str], placed: Sequence[DataSet]) -> list[Path]:
         raise UserError("the config names no data set; set DATASETS.TRAIN and DATASETS.TEST")
     by_name = {each.name: each for each in placed}
     return [image for name in names for image in _image_files(name, by_name.get(name) or catalogued(name))]
+
+
+def where(name: str, placed: Sequence[DataSet]) -> str:
+    """A data set's name and, where that is known, the folder of its images.
+
+    Args:
+        name: the data set.
+        placed: those that are elsewhere than detectron2's catalogs say.
+    """
+    found = next((each for each in placed if each.name == name), None) or catalogued(name)
+    return name if found is None else f"{name} in {found.folder.absolute()}"
 
 
 def catalogued(name: str) -> DataSet | None:
@@ -245,7 +278,7 @@ def require_images(images: Sequence[Path], name: str) -> None:
     """
     missing = next((image for image in images if not image.is_file()), None)
     if missing is not None:
-        raise UserError(f"the image {missing} of the data set {name} is missing")
+        raise UserError(f"the image {missing} of the data set {name} is missing{beside(missing)}")
     if not images:
         raise UserError(f"the data set {name} has no images")
 
@@ -260,6 +293,13 @@ def _image_files(name: str, data_set: DataSet | None) -> list[Path]:
     return images
 
 
+def _placed(names: Sequence[str], data_root: Path) -> list[DataSet]:
+    """Those of some data sets that are VOC, COCO or Cityscapes, where a folder would hold them."""
+    finders = {_VOC: _voc_below, _COCO: _coco_below, _CITYSCAPES: _cityscapes_below}
+    matching = {find: [name for name in names if pattern.fullmatch(name)] for pattern, find in finders.items()}
+    return [each for find, some in matching.items() if some for each in find(some, data_root)]
+
+
 def _voc_below(names: Sequence[str], data_root: Path) -> list[DataSet]:
     root = voc_root(data_root)
     years_and_splits = [(name, *name.split("_", maxsplit=2)[1:]) for name in names]
@@ -269,10 +309,8 @@ def _voc_below(names: Sequence[str], data_root: Path) -> list[DataSet]:
 def _coco_below(names: Sequence[str], data_root: Path) -> list[DataSet]:
     if not data_root.is_dir():
         raise UserError(f"the data root {data_root} is not a folder; give the one that holds COCO's annotations folder")
-    for name in names:
-        _require_known(name)
-    sources = [MetadataCatalog.get(name) for name in names]
-    parts = ["annotations", *(Path(source.image_root).name for source in sources)]
+    sources = [source for name in names if isinstance(source := catalogued(name), COCO)]
+    parts = ["annotations", *(source.folder.name for source in sources)]
     roots = (data_root, data_root / "coco")
     root = next((each for each in roots if any((each / part).is_dir() for part in parts)), None)
     if root is None:
@@ -281,8 +319,7 @@ def _coco_below(names: Sequence[str], data_root: Path) -> list[DataSet]:
             "train2017 and so on in it or in its coco folder"
         )
     return [
-        COCO(source.name, root / Path(source.image_root).name, root / "annotations" / Path(source.json_file).name)
-        for source in sources
+        COCO(source.name, root / source.folder.name, root / "annotations" / source.json_file.name) for source in sources
     ]
 
 
@@ -297,29 +334,20 @@ def _cityscapes_below(names: Sequence[str], data_root: Path) -> list[DataSet]:
     return [Cityscapes(name, root / "leftImg8bit" / split, root / "gtFine" / split) for name, split in splits.items()]
 
 
-def _leave_out_absent_years(cfg: CfgNode, absent: Sequence[VOC]) -> None:
-    names = [each.name for each in absent if each.name in cfg.DATASETS.TRAIN]
-    remaining = tuple(name for name in cfg.DATASETS.TRAIN if name not in names)
-    if names and remaining:
-        folders = ", ".join(each.folder.name for each in absent if each.name in names)
-        warnings.warn(
-            f"TRAINING DATA IS NOT THE RECIPE'S: {absent[0].folder.parent} has no {folders}, so training uses "
-            f"{', '.join(remaining)} alone, without {', '.join(names)}",
-            stacklevel=4,
-        )
-        cfg.DATASETS.TRAIN = remaining
-
-
 def _all_images(folder: Path) -> list[Path]:
     return [folder / name for name in ImageFolder(folder).names]
 
 
 def _require_there(path: Path, name: str) -> None:
-    if not path.exists():
-        raise UserError(
-            f"{path} of the data set {name} is missing; give a data root, or set the environment variable "
-            "DETECTRON2_DATASETS to the folder that holds the data sets"
-        )
+    if path.exists():
+        return
+    value = os.environ.get(VARIABLE)
+    looked = f"{VARIABLE} is {value}" if value else f"{VARIABLE} is not set, and detectron2 then looks below datasets"
+    fix = f"give --data-root the folder of the data set, set {VARIABLE} to the one above it, or {DEMO}"
+    with contextlib.suppress(UserError):
+        if value and all(each.folder.is_dir() for each in _placed([name], Path(value).expanduser())):
+            fix = f"the images are right below that folder: give it as --data-root {value}"
+    raise UserError(f"{path.absolute()} of the data set {name} is missing; {looked}; {fix}")
 
 
 def _require_known(name: str) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.engine import DefaultTrainer, HookBase, default_setup
+from detectron2.engine import DefaultTrainer, HookBase, default_setup, train_loop
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -29,6 +32,7 @@ from data_plugin.backbones.detectron2.labels import (
     require_same_classes,
 )
 from data_plugin.backbones.detectron2.ranks import join_ranks, wrapping_for
+from data_plugin.backbones.detectron2.rehearsal import rehearse_evaluation
 from data_plugin.backbones.detectron2.weights import BY_NAME_ENDINGS, require_detector, require_start
 from data_plugin.utils.errors import UserError
 
@@ -78,7 +82,7 @@ def finetune(
     resume: bool = False,
     eval_only: bool = False,
     weights: Path | None = None,
-    began: Callable[[], None] = lambda: None,
+    stepped: Callable[[int], None] = lambda step: None,
 ) -> Mapping[str, float]:
     """Train and evaluate a detector; see :meth:`data_plugin.frameworks.framework_config.FrameworkConfig.finetune`.
 
@@ -122,13 +126,15 @@ def finetune(
     if eval_only:
         model = Trainer.build_model(cfg)
         DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-        _after_first_batch(model, began)
+        _after_first_batch(model, partial(stepped, 0))
         results = Trainer.test(cfg, model)
     else:
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=resume)
-        trainer.register_hooks([_FirstStep(began)])
-        trainer.train()
+        trainer.register_hooks([_Steps(stepped)])
+        rehearse_evaluation(trainer)
+        with _without_tracebacks():
+            trainer.train()
         results = trainer._last_eval_results
     results = comm.all_gather(results)[0]  # only the first process evaluates what all have predicted
     # detectron2 leaves the data set's name out where there is only one.
@@ -145,15 +151,29 @@ def _after_first_batch(model: nn.Module, done: Callable[[], None]) -> None:
     hook = model.register_forward_hook(tell)
 
 
-class _FirstStep(HookBase):
-    """Tells when the first step of training is done."""
+class _Steps(HookBase):
+    """Tells how many steps of training are done."""
 
-    def __init__(self, done: Callable[[], None]) -> None:
-        self._done = done
+    def __init__(self, stepped: Callable[[int], None]) -> None:
+        self._stepped = stepped
 
     def after_step(self) -> None:
-        if self.trainer.iter == self.trainer.start_iter:
-            self._done()
+        self._stepped(self.trainer.iter + 1)
+
+
+@contextmanager
+def _without_tracebacks() -> Iterator[None]:
+    """Keep detectron2's loop from logging the traceback of what it raises, too, since a user may be to see none."""
+    logger = logging.getLogger(train_loop.__name__)
+
+    def has_none(record: logging.LogRecord) -> bool:
+        return not record.exc_info
+
+    logger.addFilter(has_none)
+    try:
+        yield
+    finally:
+        logger.removeFilter(has_none)
 
 
 def _evaluator_type(data_set: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,23 @@ class ModelInputs(ImageSource):
 
     Args:
         cfg: the config.
-        files: the images.
-        names: what identifies each; None takes the files' names.
+        names: what identifies each image.
+        file: gives an image's file by its index, for the time of a ``with``.
     """
 
-    def __init__(self, cfg: CfgNode, files: Sequence[Path], names: Sequence[str] | None = None) -> None:
+    def __init__(self, cfg: CfgNode, names: Sequence[str], file: Callable[[int], AbstractContextManager[Path]]) -> None:
         workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
-        super().__init__([file.name for file in files] if names is None else names, workers)
-        self._files = files
+        super().__init__(names, workers)
+        self._file = file
         self._mapper = DatasetMapper(cfg, is_train=False)
         self._model = _without_weights(cfg)
 
     def __getitem__(self, index: int) -> LoadedImage:
         """See :meth:`ImageSource.__getitem__`."""
-        file = self._files[index]
+        with self._file(index) as file:
+            return self._load(file)
+
+    def _load(self, file: Path) -> LoadedImage:
         _require_8_bits(file)
         try:
             item = self._mapper({"file_name": str(file)})

@@ -10,7 +10,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation.pascal_voc_evaluation import parse_rec
 
 from data_plugin.backbones.detectron2.cityscapes import require_cityscapesscripts
-from data_plugin.backbones.detectron2.datasets import VOC, Record, catalogued, read_records, require_images
+from data_plugin.backbones.detectron2.datasets import COCO, VOC, Record, catalogued, read_records, require_images
+from data_plugin.images.coco_boxes import check_coco
 from data_plugin.images.voc import check_voc
 from data_plugin.images.voc_boxes import AnnotatedImage, annotated_images, check_boxes, of_other_size
 from data_plugin.utils.errors import UserError
@@ -37,7 +38,7 @@ def give_classes(cfg: CfgNode, classes: Sequence[str]) -> None:
 
 
 def require_data_sets(names: Sequence[str]) -> Mapping[str, list[Record]]:
-    """Check that data sets are there with every image, and of VOC ones every annotation.
+    """Check that data sets are there with every image, and the annotations of VOC and COCO ones.
 
     Returns:
         The images of every data set, by its name.
@@ -135,6 +136,8 @@ def _labelled(name: str) -> list[Record]:
     if isinstance(data_set, VOC) and data_set.folder.is_dir():
         check_voc(data_set.listed)
         _check_images(annotated_images(data_set.listed))
+    if isinstance(data_set, COCO) and data_set.json_file.is_file():
+        check_coco(data_set.json_file, data_set.folder)
     if metadata.get("evaluator_type", "").startswith("cityscapes"):
         require_cityscapesscripts()
     records = read_records(name)

@@ -7,6 +7,7 @@ refuses to be loaded in part.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from data_plugin.utils.tensor_files import read_tensors, require_matching
 
 BY_NAME_ENDINGS = "?matching_heuristics=True"
 """What lets detectron2 load a file in torchvision's names into a detector; it follows the file's name."""
+
+_LOGGER = logging.getLogger("detectron2.data_plugin")
+"""Below detectron2's own, so that its tools print and keep what is said."""
 
 _COUNTER = "num_batches_tracked"
 """Files may lack it and frozen norms have none; nothing here computes with it."""
@@ -55,6 +59,9 @@ class LoadedWhole(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+        matched = len(expected) - len(missing)
+        counts = f"{matched} of {len(expected)} matched, {len(missing) or 'none'} missing, none unexpected"
+        _LOGGER.info(f"the weights of {self.arch} in {type(self).__name__}: {counts}")
 
 
 def require_start(path: Path, model: nn.Module, what: str) -> str:

@@ -6,7 +6,7 @@ In a config: ``custom_imports = dict(imports=["data_plugin.backbones.mmdet"])`` 
 
 from mmdet.registry import DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS
 
-from data_plugin.backbones.mmdet.coco_classes import OwnCocoDataset, OwnCocoMetric
+from data_plugin.backbones.mmdet.own_coco import OwnCocoDataset, OwnCocoMetric, UnlabelledCocoDataset
 from data_plugin.backbones.mmdet.shared_head import DATAResLayer
 from data_plugin.backbones.mmdet.voc import IncludeDifficult, OwnVOCDataset, UnlabelledVOCDataset
 from data_plugin.backbones.openmmlab.precise_bn import PreciseBNHook
@@ -20,6 +20,7 @@ __all__ = [
     "OwnCocoMetric",
     "OwnVOCDataset",
     "PreciseBNHook",
+    "UnlabelledCocoDataset",
     "UnlabelledVOCDataset",
 ]
 
@@ -28,6 +29,7 @@ MODELS.register_module(module=DATAResLayer)
 HOOKS.register_module(module=PreciseBNHook)
 TRANSFORMS.register_module(module=IncludeDifficult)
 DATASETS.register_module(module=OwnCocoDataset)
+DATASETS.register_module(module=UnlabelledCocoDataset)
 METRICS.register_module(module=OwnCocoMetric)
 DATASETS.register_module(module=OwnVOCDataset)
 DATASETS.register_module(module=UnlabelledVOCDataset)

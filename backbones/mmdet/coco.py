@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,11 @@ from mmengine.config import Config, ConfigDict
 
 from data_plugin.backbones.mmdet.datasets import CocoDataset
 from data_plugin.backbones.mmdet.labels import class_names, kind, require_classes
+from data_plugin.backbones.mmdet.own_coco import is_plain_coco
 from data_plugin.backbones.openmmlab.config_file import leaves
+from data_plugin.images.coco import Lists, read_coco
+from data_plugin.images.coco_boxes import check_coco
+from data_plugin.images.coco_classes import named_by_id
 from data_plugin.utils.errors import UserError
 
 EVALUATORS = {"val_dataloader": "val_evaluator", "test_dataloader": "test_evaluator"}
@@ -55,17 +58,15 @@ def check_coco_labels(config: Config, loader: str) -> None:
         loader: ``train_dataloader`` or ``val_dataloader``.
 
     Raises:
-        UserError: if an annotation's category is not listed in its file, a class of the data set is none of the
-            categories, or the model's heads have another number of classes.
+        UserError: if an image or a box is not as its file says, see :func:`check_coco`, an annotation's category is not
+            listed in its file, a class of the data set is none of the categories, the model's heads have another number
+            of classes, or no object is left to learn.
     """
     for leaf in filter(is_coco, leaves(config[loader].dataset)):
         path = annotation_file(leaf)
-        try:
-            contents = json.loads(path.read_text())
-            categories = {each["id"]: each["name"] for each in contents["categories"]}
-            used = {each["category_id"] for each in contents["annotations"] if "category_id" in each}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} cannot be read as COCO annotations ({error!r})") from error
+        contents = check_coco(path, _images(leaf)) if is_plain_coco(leaf) else read_coco(path)
+        categories = named_by_id(path, contents["categories"])
+        used = {each["category_id"] for each in contents["annotations"] if "category_id" in each}
         for unknown in sorted(used - set(categories)):
             raise UserError(f"{path} has annotations of category {unknown}, but its categories do not list that id")
         classes = class_names(leaf)
@@ -82,6 +83,8 @@ def check_coco_labels(config: Config, loader: str) -> None:
                 stacklevel=3,
             )
         require_classes(config.model, len(classes), path)
+        if is_plain_coco(leaf):
+            _require_object(path, contents, [each for each, name in categories.items() if name in classes])
 
 
 def annotation_file(leaf: ConfigDict) -> Path:
@@ -96,14 +99,29 @@ def evaluators(evaluator: Any) -> list[ConfigDict]:
     return list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
 
 
+def _images(leaf: ConfigDict) -> Path:
+    return Path(leaf.get("data_root") or "") / leaf.data_prefix.img
+
+
+def _require_object(path: Path, contents: Lists, classes: Sequence[int]) -> None:
+    images = {each["id"] for each in contents["images"]}
+    # MMDetection sees none in what has no area and in what is of no image that the file lists.
+    if not any(
+        each["area"] > 0 and each["image_id"] in images and each["category_id"] in classes
+        for each in contents["annotations"]
+    ):
+        raise UserError(f"{path} has no object of the data set's classes with an area in its images; expected some")
+
+
 def _check_layout(root: Path, leaf: ConfigDict) -> None:
     wanted = [leaf.ann_file, *(part for part in (leaf.get("data_prefix") or {}).values() if isinstance(part, str))]
     layout = f"expected {' and '.join(wanted)} in it, as in COCO's layout"
+    where = root.absolute()
     if not root.is_dir():
-        raise UserError(f"the data root {root} is not a folder; give --data-root the data set's folder, {layout}")
+        raise UserError(f"the data root {where} is not a folder; give --data-root the data set's folder, {layout}")
     for part in wanted:
         if not (root / part).exists():
-            raise UserError(f"the data root {root} has no {part}; {layout}")
+            raise UserError(f"the data root {where} has no {part}; {layout}")
 
 
 def _some(names: Iterable[str]) -> str:

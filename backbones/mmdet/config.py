@@ -10,21 +10,24 @@ from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 
 from data_plugin.backbones.mmdet.coco import check_coco_labels, place_coco
-from data_plugin.backbones.mmdet.coco_classes import find_coco_classes, has_own_classes
+from data_plugin.backbones.mmdet.coco_classes import find_coco_classes
 from data_plugin.backbones.mmdet.figures import metric_names
+from data_plugin.backbones.mmdet.own_coco import UnlabelledCocoDataset, is_plain_coco
 from data_plugin.backbones.mmdet.shared_head import DATAResLayer
 from data_plugin.backbones.mmdet.voc import (
+    UnlabelledVOCDataset,
     check_lists,
     check_voc_labels,
     drop_absent_years,
     is_voc,
     place,
-    unlabelled,
+    split_of,
 )
 from data_plugin.backbones.mmdet.voc_classes import find_voc_classes
 from data_plugin.backbones.openmmlab.config import OpenMMLabConfig
 from data_plugin.backbones.openmmlab.config_file import LOADERS, leaves
 from data_plugin.backbones.openmmlab.resnet import OpenMMLabResNet
+from data_plugin.images.voc import missing_lists
 from data_plugin.utils.errors import UserError
 
 
@@ -49,6 +52,11 @@ class MMDetConfig(OpenMMLabConfig):
     networks = (OpenMMLabResNet, DATAResLayer)
     preprocessor = "DetDataPreprocessor"
 
+    @property
+    def lacking(self) -> Sequence[str]:
+        """See :attr:`FrameworkConfig.lacking`: lists of VOC's splits to evaluate on."""
+        return missing_lists([split_of(leaf) for leaf in filter(is_voc, leaves(self.cfg.val_dataloader.dataset))])
+
     def _find_data(self, data_root: Path | None) -> None:
         place_coco(self.cfg, data_root)
         for name in LOADERS:
@@ -58,7 +66,7 @@ class MMDetConfig(OpenMMLabConfig):
 
     def _find_classes(self, classes: Sequence[str] | None) -> None:
         data_sets = [leaf for loader in LOADERS for leaf in leaves(self.cfg[loader].dataset)]
-        if classes is not None and not any(is_voc(leaf) or has_own_classes(leaf) for leaf in data_sets):
+        if classes is not None and not any(is_voc(leaf) or is_plain_coco(leaf) for leaf in data_sets):
             raise UserError(
                 f"the classes {', '.join(classes)} are given, but they can be named for VOCDataset and CocoDataset "
                 f"alone, and the config has {' and '.join(sorted({str(leaf.type) for leaf in data_sets}))}"
@@ -67,7 +75,12 @@ class MMDetConfig(OpenMMLabConfig):
         find_coco_classes(self.cfg, classes)
 
     def _unlabelled(self, leaf: ConfigDict, pipeline: Sequence[Any]) -> ConfigDict:
-        return unlabelled(leaf, pipeline)
+        changed = ConfigDict({**leaf, "pipeline": pipeline, "test_mode": True, "filter_cfg": None})
+        if is_voc(leaf):
+            changed.type = UnlabelledVOCDataset
+        if is_plain_coco(leaf):
+            changed.type = UnlabelledCocoDataset
+        return changed
 
     def _require_labels(self, loader: str) -> None:
         check_voc_labels(self.cfg, loader)

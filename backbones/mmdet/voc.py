@@ -14,9 +14,11 @@ from mmengine.config import Config, ConfigDict
 from data_plugin.backbones.mmdet.datasets import VOCDataset
 from data_plugin.backbones.mmdet.labels import class_names, kind, require_classes
 from data_plugin.backbones.openmmlab.config_file import leaves
-from data_plugin.images.voc import VOCSplit, check_voc, listed_names, object_names, voc_root
+from data_plugin.images.voc import VOCSplit, check_voc, object_names, voc_root
 from data_plugin.images.voc_boxes import AnnotatedImage, annotated_images, check_boxes, of_other_size
 from data_plugin.utils.errors import UserError
+
+_PICKED_BY = "ann_file and data_prefix.sub_data_root of a loader's dataset, such as val_dataloader.dataset, pick one"
 
 
 class IncludeDifficult(BaseTransform):
@@ -58,7 +60,7 @@ def is_voc(leaf: ConfigDict) -> bool:
 
 def split_of(leaf: ConfigDict) -> VOCSplit:
     """The split of a VOC data set entry."""
-    return VOCSplit(_folder(leaf), _root(leaf) / leaf.ann_file)
+    return VOCSplit(_folder(leaf), _root(leaf) / leaf.ann_file, _PICKED_BY)
 
 
 def place(dataset: ConfigDict, data_root: Path | None) -> None:
@@ -80,13 +82,10 @@ def place(dataset: ConfigDict, data_root: Path | None) -> None:
 
 
 def drop_absent_years(dataset: ConfigDict) -> None:
-    """Train on the VOC years that exist, and warn about the others.
+    """Train on the VOC years that exist, as long as one does, and warn about the others.
 
     Args:
         dataset: a training data set entry, wrapped or not; changed in place.
-
-    Raises:
-        UserError: if none of the VOC folders in a ``ConcatDataset`` exists.
     """
     if "dataset" in dataset:
         drop_absent_years(dataset.dataset)
@@ -94,8 +93,8 @@ def drop_absent_years(dataset: ConfigDict) -> None:
         return
     absent = [leaf for leaf in dataset.datasets if is_voc(leaf) and not _folder(leaf).is_dir()]
     kept = [leaf for leaf in dataset.datasets if leaf not in absent]
-    if absent and not kept:
-        raise UserError(f"{_folder(absent[0])} is missing; give --data-root the folder that holds it")
+    if not kept:
+        return
     for leaf in absent:
         warnings.warn(
             f"TRAINING DATA IS NOT THE RECIPE'S: {_folder(leaf)} is missing, so training uses "
@@ -112,7 +111,7 @@ def check_lists(dataset: ConfigDict) -> None:
         UserError: naming the list that is missing, empty or no text.
     """
     for leaf in filter(is_voc, leaves(dataset)):
-        listed_names(split_of(leaf).listing)
+        _ = split_of(leaf).names
 
 
 def check_voc_labels(config: Config, loader: str) -> None:
@@ -140,14 +139,6 @@ def check_voc_labels(config: Config, loader: str) -> None:
             f"no image of {' and '.join(str(split_of(leaf).listing) for leaf in entries)} has an object of the classes "
             f"{', '.join(classes)}; expected labelled images"
         )
-
-
-def unlabelled(leaf: ConfigDict, pipeline: Sequence[Any]) -> ConfigDict:
-    """A data set entry that gives every image of ``leaf``, through ``pipeline`` and without annotations."""
-    changed = ConfigDict({**leaf, "pipeline": pipeline, "test_mode": True, "filter_cfg": None})
-    if is_voc(leaf):
-        changed.type = UnlabelledVOCDataset
-    return changed
 
 
 def _check_images(images: Sequence[AnnotatedImage]) -> None:

@@ -10,7 +10,8 @@ from mmengine.config import ConfigDict
 from mmseg.registry import MODELS
 
 from data_plugin.backbones.mmseg.classes import find_classes
-from data_plugin.backbones.mmseg.datasets import check_labels, place, unlabelled
+from data_plugin.backbones.mmseg.datasets import place, unlabelled
+from data_plugin.backbones.mmseg.labels import check_labels
 from data_plugin.backbones.mmseg.resnet import MMSegResNet
 from data_plugin.backbones.openmmlab.config import OpenMMLabConfig
 from data_plugin.backbones.openmmlab.config_file import LOADERS
@@ -54,7 +55,7 @@ class MMSegConfig(OpenMMLabConfig):
         return unlabelled(leaf, pipeline)
 
     def _require_labels(self, loader: str) -> None:
-        check_labels(self.cfg[loader].dataset, self._num_classes())
+        check_labels(self.cfg[loader].dataset, self._num_classes(), of_training=loader == "train_dataloader")
 
     def _require_figures(self) -> None:
         evaluator = self.cfg.val_evaluator

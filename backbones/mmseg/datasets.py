@@ -1,4 +1,4 @@
-"""Data sets of MMSegmentation: where their images are, and whether their labels are the model's classes."""
+"""Data sets of MMSegmentation: where their images and labels are."""
 
 from __future__ import annotations
 
@@ -6,23 +6,19 @@ import contextlib
 import io
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 from mmengine.config import ConfigDict
-from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS
-from PIL import Image
 
 from data_plugin.backbones.openmmlab.config_file import leaves
-from data_plugin.images.class_list import CLASS_LIST, UNLABELLED
-from data_plugin.images.class_names import some
+from data_plugin.images.class_list import UNLABELLED
 from data_plugin.utils.errors import UserError
 
 with contextlib.redirect_stdout(io.StringIO()):  # importing them prints which others are left out
-    from mmseg.datasets import BaseSegDataset, CityscapesDataset
+    from mmseg.datasets import BaseSegDataset as BaseSegDataset
+    from mmseg.datasets import CityscapesDataset
 
 CITYSCAPES_SUFFIXES = ("_leftImg8bit.png", "_leftImg8bit.jpg")
 """How images of Cityscapes end, and those of other data in its layout that are stored as JPEG."""
@@ -82,7 +78,8 @@ def place(dataset: ConfigDict, data_root: Path | None) -> None:
         leaf.data_root = f"{root.resolve()}/"
         if not folder.is_dir():
             raise UserError(
-                f"{folder} is missing; give --data-root the folder that holds {_layout(leaf)} as this config has them"
+                f"{folder.absolute()} is missing; give --data-root the folder that holds {_layout(leaf)} as this "
+                "config has them"
             )
         if is_cityscapes(leaf):
             leaf.img_suffix = _image_suffix(folder, leaf.get("img_suffix"))
@@ -119,43 +116,6 @@ def find_label_suffix(leaf: ConfigDict) -> None:
     leaf.seg_map_suffix = found[0]
 
 
-def check_labels(dataset: ConfigDict, num_classes: int | None) -> None:
-    """Check every label file of the data sets below ``dataset``: that it is there and names no other class.
-
-    All pixels of all files count, by the files' histograms and several files at once.
-
-    Args:
-        dataset: a data set entry, wrapped or not.
-        num_classes: classes of the model's decode head; None leaves them unchecked.
-
-    Raises:
-        UserError: if there is no image, the model has another number of classes than the data set, or naming the first
-            label file that is missing, unreadable or holds another label.
-    """
-    for leaf in leaves(dataset):
-        with DefaultScope.overwrite_default_scope("mmseg"):
-            images = DATASETS.build({**leaf, "pipeline": []})
-        if not isinstance(images, BaseSegDataset):
-            continue
-        if not len(images):
-            raise UserError(f"{leaf.data_root}{leaf.data_prefix.img_path} has no image that this config would read")
-        classes = len(images.metainfo["classes"])
-        if num_classes not in (None, classes):
-            raise UserError(f"the decode head has num_classes={num_classes}, but {_name(leaf)} has {classes} classes")
-        known = _known_labels(images)
-        paths = [images.get_data_info(index)["seg_map_path"] for index in range(len(images))]
-        with ThreadPoolExecutor() as pool:
-            for path, found in zip(paths, pool.map(_labels, paths), strict=True):
-                beyond = sorted(found - known - {UNLABELLED})
-                if beyond:
-                    own = isinstance(images, OwnCityscapesDataset)
-                    labels = some(map(str, sorted(known))) if own else f"{min(known)} to {max(known)}"
-                    raise UserError(
-                        f"{path} has the label {beyond[0]}; {CLASS_LIST if own else _name(leaf)} has {labels}, and "
-                        f"{UNLABELLED} for what is not labelled"
-                    )
-
-
 def unlabelled(leaf: ConfigDict, pipeline: Sequence[Any]) -> ConfigDict:
     """A data set entry that gives every image of ``leaf``, through ``pipeline`` and without labels."""
     return ConfigDict({**leaf, "pipeline": pipeline, "test_mode": True})
@@ -177,29 +137,3 @@ def _image_suffix(folder: Path, suffix: str | None) -> str:
 def _layout(leaf: ConfigDict) -> str:
     prefixes = {str(prefix).split("/")[0] for prefix in (leaf.get("data_prefix") or {}).values() if prefix}
     return " and ".join(sorted(prefixes)) or "the images"
-
-
-def _known_labels(images: BaseSegDataset) -> set[int]:
-    if isinstance(images, OwnCityscapesDataset):
-        return images.known_ids
-    if images.label_map:
-        return set(images.label_map)
-    return set(range(len(images.metainfo["classes"]) + bool(images.reduce_zero_label)))
-
-
-def _labels(path: str) -> set[int]:
-    """The labels that occur in a file."""
-    try:
-        with Image.open(path) as image:
-            if image.mode in ("L", "P"):
-                return {label for label, count in enumerate(image.histogram()) if count}
-            pixels = np.asarray(image)
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"{path} cannot be read as labels ({error}); put the label file there") from error
-    if pixels.ndim != 2:
-        raise UserError(f"{path} has {pixels.shape[-1]} channels; expected one, the class of every pixel")
-    return set(np.unique(pixels).tolist())
-
-
-def _name(leaf: ConfigDict) -> str:
-    return leaf.type if isinstance(leaf.type, str) else leaf.type.__name__

@@ -20,11 +20,17 @@ from data_plugin.backbones.openmmlab.config_file import (
     read_config,
     save_config,
 )
-from data_plugin.backbones.openmmlab.images import Files, Indexed, OpenMMLabImages, inference_pipeline, of_data_sets
+from data_plugin.backbones.openmmlab.images import (
+    Indexed,
+    OfDataSets,
+    OfNoDataSet,
+    OpenMMLabImages,
+    inference_pipeline,
+)
 from data_plugin.backbones.openmmlab.iterations import set_iterations
 from data_plugin.backbones.openmmlab.swap import detector, replace_resnet, set_arch, stages_read
 from data_plugin.backbones.openmmlab.training import train_or_evaluate
-from data_plugin.frameworks.framework_config import FrameworkConfig
+from data_plugin.frameworks.framework_config import DEMO, FrameworkConfig
 from data_plugin.images.batch import ImageSource
 from data_plugin.images.image_files import Images
 from data_plugin.images.input_format import InputFormat
@@ -83,7 +89,7 @@ class OpenMMLabConfig(FrameworkConfig):
         except UserError as error:
             if data_root is not None:
                 raise
-            self.cfg, self._missing = before, error
+            self.cfg, self._missing = before, UserError(f"{error}; or {DEMO}")
         self._find_classes(classes)
 
     @property
@@ -120,6 +126,16 @@ class OpenMMLabConfig(FrameworkConfig):
             contract_dilation=model.backbone.get("contract_dilation", False),
         )
 
+    @property
+    def data_sets(self) -> Sequence[str]:
+        """See :attr:`FrameworkConfig.data_sets`."""
+        return [_where(leaf) for leaf in leaves(self.cfg.train_dataloader.dataset)]
+
+    @property
+    def lacking(self) -> Sequence[str]:
+        """See :attr:`FrameworkConfig.lacking`."""
+        return ()
+
     def images(self) -> ImageSource:
         """The training images, each by itself through the test pipeline and the model's data preprocessor.
 
@@ -128,13 +144,12 @@ class OpenMMLabConfig(FrameworkConfig):
         self._require_data()
         pipeline = inference_pipeline(self.cfg)
         entries = [self._unlabelled(leaf, pipeline) for leaf in leaves(self.cfg.train_dataloader.dataset)]
-        images, paths = of_data_sets(entries, self.scope)
-        return self._preprocessed(images, paths, [path.name for path in paths])
+        images = OfDataSets(entries, self.scope)
+        return self._preprocessed(images, [path.name for path in images.paths])
 
     def images_of(self, images: Images) -> ImageSource:
         """See :meth:`FrameworkConfig.images_of`."""
-        files = images.files
-        return self._preprocessed(Files(files, inference_pipeline(self.cfg), self.scope), files, images.names)
+        return self._preprocessed(OfNoDataSet(images, inference_pipeline(self.cfg), self.scope), images.keys)
 
     def write(self, arch: Arch, weights: Path, path: Path, iterations: int | None = None) -> None:
         """Write a self-contained config that trains a network with the framework's own tools.
@@ -160,7 +175,7 @@ class OpenMMLabConfig(FrameworkConfig):
         resume: bool = False,
         eval_only: bool = False,
         weights: Path | None = None,
-        began: Callable[[], None] = lambda: None,
+        stepped: Callable[[int], None] = lambda step: None,
     ) -> Mapping[str, float]:
         """Train with MMEngine's runner, and evaluate with the config's evaluator on its validation set.
 
@@ -178,7 +193,7 @@ class OpenMMLabConfig(FrameworkConfig):
             resume=resume,
             eval_only=eval_only,
             weights=weights,
-            began=began,
+            stepped=stepped,
         )
         return self._figures(metrics)
 
@@ -186,10 +201,10 @@ class OpenMMLabConfig(FrameworkConfig):
         if self._missing is not None:
             raise self._missing
 
-    def _preprocessed(self, images: Indexed, paths: Sequence[Path], names: Sequence[str]) -> ImageSource:
+    def _preprocessed(self, images: Indexed, names: Sequence[str]) -> ImageSource:
         preprocessor = self.cfg.model.get("data_preprocessor") or ConfigDict(type=self.preprocessor)
         workers = self.cfg.test_dataloader.get("num_workers", 0)
-        return OpenMMLabImages(images, paths, names, preprocessor, self.scope, workers)
+        return OpenMMLabImages(images, names, preprocessor, self.scope, workers)
 
     @abstractmethod
     def _find_data(self, data_root: Path | None) -> None:
@@ -214,3 +229,10 @@ class OpenMMLabConfig(FrameworkConfig):
     @abstractmethod
     def _figures(self, metrics: Mapping[str, float]) -> Mapping[str, float]:
         """The figures of this task, in percent, from what the evaluator said."""
+
+
+def _where(leaf: ConfigDict) -> str:
+    """A data set entry's class, and the folder of its images."""
+    name = leaf.type if isinstance(leaf.type, str) else leaf.type.__name__
+    first = next((each for each in (leaf.get("data_prefix") or {}).values() if isinstance(each, str)), "")
+    return f"{name} in {Path(leaf.get('data_root') or '', first).absolute()}"

@@ -14,11 +14,13 @@ from torch.utils.data import ConcatDataset
 
 from data_plugin.backbones.openmmlab.config_file import leaves
 from data_plugin.images.batch import ImageSource, LoadedImage
+from data_plugin.images.endings import beside
+from data_plugin.images.image_files import Images
 from data_plugin.utils.errors import UserError
 
 
 class Indexed(Protocol):
-    """Images through their pipelines, by index."""
+    """Images through their pipelines, by index; one that cannot be read in full is a :class:`UserError`."""
 
     def __getitem__(self, index: int) -> Any: ...
 
@@ -28,7 +30,6 @@ class OpenMMLabImages(ImageSource):
 
     Args:
         images: gives each image through its pipeline, by index.
-        paths: the images' files.
         names: what identifies each.
         preprocessor: settings of the model's data preprocessor, which normalises an image and may pad it.
         scope: the framework's registry scope.
@@ -38,7 +39,6 @@ class OpenMMLabImages(ImageSource):
     def __init__(
         self,
         images: Indexed,
-        paths: Sequence[Path],
         names: Sequence[str],
         preprocessor: ConfigDict,
         scope: str,
@@ -47,45 +47,56 @@ class OpenMMLabImages(ImageSource):
         with DefaultScope.overwrite_default_scope(scope):
             self._preprocessor = MODELS.build(preprocessor)
         self._images = images
-        self._paths = paths
         super().__init__(names, workers)
 
     def __getitem__(self, index: int) -> LoadedImage:
-        _require_readable(self._paths[index])
         batch = pseudo_collate([self._images[index]])
         height, width = batch["data_samples"][0].img_shape[:2]
         return LoadedImage(self._preprocessor(batch, False)["inputs"][0], (height, width))
 
 
-def of_data_sets(entries: Sequence[ConfigDict], scope: str) -> tuple[Indexed, list[Path]]:
-    """All images of some data sets, and their files.
+class OfDataSets:
+    """All images of some data sets.
 
     Args:
         entries: data set entries without labels, each with its pipeline.
         scope: the framework's registry scope.
+
+    Attributes:
+        paths: the images' files.
     """
-    with DefaultScope.overwrite_default_scope(scope):
-        parts = [_data_set(entry) for entry in entries]
-    return ConcatDataset(parts), [_path(part, index) for part in parts for index in range(len(part))]
+
+    def __init__(self, entries: Sequence[ConfigDict], scope: str) -> None:
+        with DefaultScope.overwrite_default_scope(scope):
+            parts = [_data_set(entry) for entry in entries]
+        self.paths = [_path(part, index) for part in parts for index in range(len(part))]
+        self._images: ConcatDataset[Any] = ConcatDataset(parts)
+
+    def __getitem__(self, index: int) -> Any:
+        """What its data set's pipeline makes of an image."""
+        _require_readable(self.paths[index])
+        return self._images[index]
 
 
-class Files:
-    """Image files that are in no data set, through a pipeline.
+class OfNoDataSet:
+    """Images that are in no data set, through a pipeline.
 
     Args:
-        paths: the files.
+        images: the images.
         pipeline: the steps.
         scope: the framework's registry scope.
     """
 
-    def __init__(self, paths: Sequence[Path], pipeline: Sequence[ConfigDict], scope: str) -> None:
+    def __init__(self, images: Images, pipeline: Sequence[ConfigDict], scope: str) -> None:
         with DefaultScope.overwrite_default_scope(scope):
             self._steps = Compose(pipeline)
-        self._paths = paths
+        self._images = images
 
     def __getitem__(self, index: int) -> Any:
         """What the pipeline makes of a file; a data set's entry would tell it the same of an image."""
-        return self._steps({"img_path": str(self._paths[index]), "img_id": index})
+        with self._images.file(index) as path:
+            _require_readable(path)
+            return self._steps({"img_path": str(path), "img_id": index})
 
 
 def inference_pipeline(config: Config) -> list[ConfigDict]:
@@ -115,6 +126,8 @@ def _path(images: Any, index: int) -> Path:
 
 
 def _require_readable(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"the image {path} is missing{beside(path)}")
     # OpenCV, which most pipelines read with, fills the missing part of a truncated file with grey.
     try:
         with Image.open(path) as image:

@@ -19,6 +19,7 @@ from torch import nn
 from data_plugin.backbones.openmmlab.batch_size import warn_of_another_batch
 from data_plugin.backbones.openmmlab.checkpoint import read_state_dict
 from data_plugin.backbones.openmmlab.cpu_ranks import join_cpu_ranks
+from data_plugin.backbones.openmmlab.rehearsal import rehearse_evaluation
 from data_plugin.backbones.openmmlab.resnet import pretrained_file
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.tensor_files import require_matching
@@ -33,7 +34,7 @@ def train_or_evaluate(
     resume: bool = False,
     eval_only: bool = False,
     weights: Path | None = None,
-    began: Callable[[], None] = lambda: None,
+    stepped: Callable[[int], None] = lambda step: None,
 ) -> Mapping[str, float]:
     """Train with MMEngine's runner and evaluate with the config's evaluator on its validation set.
 
@@ -47,7 +48,7 @@ def train_or_evaluate(
         resume: go on from the last checkpoint in ``out``.
         eval_only: evaluate only, ``weights`` or else the last checkpoint in ``out``.
         weights: checkpoint of a whole model (``.pth``) to start from or to evaluate.
-        began: called when the first step is done.
+        stepped: see :meth:`FrameworkConfig.finetune`.
 
     Returns:
         What the evaluator said last.
@@ -75,8 +76,8 @@ def train_or_evaluate(
     if config.get("visualizer"):
         config.visualizer.name = config.experiment_name
     runner = Runner.from_cfg(config)
-    watch = _Watch(began)
-    runner.register_hook(watch)
+    watch = _Watch(stepped)
+    runner.register_hook(watch, "LOWEST")  # a step is done when the other hooks are done with it
     if eval_only:
         return runner.val()
     if runner.rank == 0:
@@ -86,26 +87,28 @@ def train_or_evaluate(
 
 
 class _Watch(Hook):
-    """Tells of the first step, of training or of an evaluation alone, and keeps what the evaluator said last."""
+    """Rehearses the evaluation before a training, tells of the steps, and keeps what the evaluator said last."""
 
-    def __init__(self, began: Callable[[], None]) -> None:
-        self._began = began
-        self._has_begun = False
+    def __init__(self, stepped: Callable[[int], None]) -> None:
+        self._stepped = stepped
+        self._first = 0
         self.metrics: Mapping[str, float] | None = None
 
+    def before_train(self, runner: Runner) -> None:
+        rehearse_evaluation(runner)
+        self._first = runner.iter
+
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        self._step()
+        if runner.iter == self._first:
+            # The logger would find out whether it can only when its first line is due.
+            runner.log_processor.get_log_after_iter(runner, batch_idx, "train")
+        self._stepped(runner.iter + 1)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        self._step()
+        self._stepped(runner.iter)
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float] | None = None) -> None:
         self.metrics = metrics
-
-    def _step(self) -> None:
-        if not self._has_begun:
-            self._has_begun = True
-            self._began()
 
 
 def _checkpoint(out: Path, resume: bool, eval_only: bool, weights: Path | None) -> Path | None:

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import shutil
 import textwrap
+import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-from data_plugin.frameworks.framework_config import FrameworkConfig
+from data_plugin.frameworks.framework_config import LAST_CHECKPOINT, FrameworkConfig
 from data_plugin.images.batch import ImageSource, LoadedImage
 from data_plugin.images.image_files import Images
 from data_plugin.images.input_format import InputFormat
 from data_plugin.space.arch import Arch
 from data_plugin.space.resolution import Resolution
 from data_plugin.utils.errors import UserError
+from data_plugin.utils.files import write_whole
 from data_plugin.utils.ranks import launched_ranks
+from data_plugin.utils.silence import silence
 
 Answer = TypeVar("Answer")
 Question = Callable[[FrameworkConfig], Answer]
 """What is asked of a config, such as its taps; asking changes nothing."""
+
+TRACEBACK = "traceback.txt"
+"""The file in the output folder of a fine-tuning that holds the traceback of what stopped it."""
 
 
 class CheckedConfig(FrameworkConfig):
@@ -83,6 +87,16 @@ class CheckedConfig(FrameworkConfig):
         """See :attr:`FrameworkConfig.resolution`."""
         return self.ask(lambda config: config.resolution)
 
+    @property
+    def data_sets(self) -> Sequence[str]:
+        """See :attr:`FrameworkConfig.data_sets`."""
+        return self.ask(lambda config: config.data_sets)
+
+    @property
+    def lacking(self) -> Sequence[str]:
+        """See :attr:`FrameworkConfig.lacking`."""
+        return self.ask(lambda config: config.lacking)
+
     def images(self) -> ImageSource:
         """See :meth:`FrameworkConfig.images`."""
         return _CheckedImages(self, lambda config: config.images())
@@ -102,21 +116,27 @@ class CheckedConfig(FrameworkConfig):
         resume: bool = False,
         eval_only: bool = False,
         weights: Path | None = None,
-        began: Callable[[], None] = lambda: None,
+        stepped: Callable[[int], None] = lambda step: None,
     ) -> Mapping[str, float]:
-        """See :meth:`FrameworkConfig.finetune`; exceptions after the first step are left as they are."""
-        begun, was_there = False, out.exists()
+        """See :meth:`FrameworkConfig.finetune`; without options, exceptions after the first step are left as they are.
 
-        def begin() -> None:
-            nonlocal begun
-            begun = True
-            began()
+        With options the traceback is in :data:`TRACEBACK` in ``out``.
+        """
+        steps: int | None = None
+        was_there = out.exists()
+
+        def step(done: int) -> None:
+            nonlocal steps
+            steps = done
+            stepped(done)
 
         try:
-            return self._config.finetune(out, resume=resume, eval_only=eval_only, weights=weights, began=begin)
+            return self._config.finetune(out, resume=resume, eval_only=eval_only, weights=weights, stepped=step)
         except Exception as error:
-            if begun or isinstance(error, UserError):
+            if isinstance(error, UserError) or (steps is not None and not self._options):
                 raise
+            if steps is not None:
+                raise self._stopped(error, out, "in the evaluation" if eval_only else f"after step {steps}") from error
             if not was_there:
                 shutil.rmtree(out, ignore_errors=True)
             if launched_ranks() == (1, 1) and (weights or not eval_only):
@@ -124,6 +144,16 @@ class CheckedConfig(FrameworkConfig):
             # Processes together, or without what they evaluate, do not begin again to find out which option it was.
             given = f"the options {' '.join(self._options)}" if self._options else f"the config {self._path}"
             raise UserError(f"{self._title} cannot run with {given} ({in_one_line(error)})") from error
+
+    def _stopped(self, error: Exception, out: Path, when: str) -> UserError:
+        """What a run that had begun ends with where an option, which cannot be tried out any more, may be at fault."""
+        trace = "".join(traceback.format_exception(error))
+        write_whole(out / TRACEBACK, lambda path: path.write_text(trace, encoding="utf-8"))
+        again = "go on with --resume" if (out / LAST_CHECKPOINT).is_file() else "start again"
+        return UserError(
+            f"{self._title} stopped {when} ({in_one_line(error)}); if it is one of the options "
+            f"{' '.join(self._options)}, correct it and {again}; the traceback is in {out / TRACEBACK}"
+        )
 
     def explained(self, error: Exception, question: Question[object]) -> Exception:
         """What to raise in place of a framework's exception.
@@ -145,7 +175,7 @@ class CheckedConfig(FrameworkConfig):
     def _fails(self, question: Question[object], options: Sequence[str]) -> bool:
         """Whether the framework fails with some of the options; what we refuse ourselves has an error of its own."""
         try:
-            with warnings.catch_warnings(action="ignore"), _silence():
+            with warnings.catch_warnings(action="ignore"), silence():
                 question(self._adapter(self._path, options, self._data_root, self._classes))
         except UserError:
             return False
@@ -195,23 +225,11 @@ class _Begun(Exception):
 
 
 def _begin(config: FrameworkConfig, eval_only: bool, weights: Path | None) -> None:
-    def stop() -> None:
+    def stop(step: int) -> None:
         raise _Begun
 
     with TemporaryDirectory() as scratch, contextlib.suppress(_Begun):
-        config.finetune(Path(scratch, "out"), eval_only=eval_only, weights=weights, began=stop)
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep what a framework prints and logs to ourselves."""
-    before = logging.root.manager.disable
-    logging.disable()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
+        config.finetune(Path(scratch, "out"), eval_only=eval_only, weights=weights, stepped=stop)
 
 
 def in_one_line(error: Exception) -> str:

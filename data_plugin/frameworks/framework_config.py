@@ -12,6 +12,12 @@ from data_plugin.images.input_format import InputFormat
 from data_plugin.space.arch import Arch
 from data_plugin.space.resolution import Resolution
 
+DEMO = "try a search on drawn images with --demo-data"
+"""What whoever has no data can do, for the end of a sentence."""
+
+LAST_CHECKPOINT = "last_checkpoint"
+"""The file in which detectron2 and mmengine alike name the checkpoint that a run would resume from."""
+
 
 class FrameworkConfig(ABC):
     """One config of a framework, read, with ``DATAResNet`` in its ResNet's place.
@@ -62,6 +68,16 @@ class FrameworkConfig(ABC):
     def resolution(self) -> Resolution:
         """At which strides and dilations the config's model runs its backbone, whose features search has to compare."""
 
+    @property
+    @abstractmethod
+    def data_sets(self) -> Sequence[str]:
+        """The training data sets, each by its name and folder, such as ``voc_2007_trainval in /data/VOC2007``."""
+
+    @property
+    @abstractmethod
+    def lacking(self) -> Sequence[str]:
+        """What is not there and fine-tuning will ask for, where a search does without it; a sentence each."""
+
     @abstractmethod
     def images(self) -> ImageSource:
         """The training images, each by itself through the framework's own loader and test-time preprocessing.
@@ -76,9 +92,6 @@ class FrameworkConfig(ABC):
 
         Args:
             images: the images, which need to be in none of the config's data sets.
-
-        Raises:
-            UserError: if they are not in files of their own.
         """
 
     @abstractmethod
@@ -103,7 +116,7 @@ class FrameworkConfig(ABC):
         resume: bool = False,
         eval_only: bool = False,
         weights: Path | None = None,
-        began: Callable[[], None] = lambda: None,
+        stepped: Callable[[int], None] = lambda step: None,
     ) -> Mapping[str, float]:
         """Train with the framework's own trainer and evaluate with its own evaluator.
 
@@ -114,8 +127,9 @@ class FrameworkConfig(ABC):
             resume: go on from the last checkpoint in ``out``.
             eval_only: evaluate only, ``weights`` or else the last checkpoint in ``out``.
             weights: checkpoint of a whole detector or segmenter to start from or to evaluate.
-            began: called when the first step of training, or the first batch of an evaluation alone, is done. What
-                fails before it is taken for a fault of the config, what fails later for one of the run.
+            stepped: called with the number of steps that are done after every step of training, and with 0 after the
+                first batch of an evaluation alone. What fails before the first call is taken for a fault of the config,
+                what fails later for one of the run; so a training tries a batch of its evaluation before it begins.
 
         Returns:
             Figures in percent: ``AP``, ``AP50`` and ``AP75`` of a detector, ``mIoU``, ``aAcc`` and ``mAcc`` of a

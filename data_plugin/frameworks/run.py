@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_plugin.frameworks.framework import Task
+from data_plugin.frameworks.framework_config import LAST_CHECKPOINT
 from data_plugin.frameworks.registry import find_framework
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.files import write_whole
 from data_plugin.utils.ranks import rank
-
-LAST_CHECKPOINT = "last_checkpoint"
-"""The file in which detectron2 and mmengine alike name the checkpoint that a run would resume from."""
 
 METRICS = "metrics.json"
 """The file in the output folder that holds what a finished run came to."""

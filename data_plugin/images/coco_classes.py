@@ -66,20 +66,20 @@ def categories(file: Path) -> dict[int, str]:
     # Who trains on a file that is missing or no JSON says so; a search may do without it.
     with contextlib.suppress(OSError, ValueError):
         found = _listed(file.read_text(encoding="utf-8"))
-        return _checked(file, found) if isinstance(found, list) else {}
+        return named_by_id(file, found) if isinstance(found, list) else {}
     return {}
 
 
-def _listed(text: str) -> Any:
-    # Of COCO's 450 MB the categories are the last few kB: where the key is there once, the rest need not be parsed.
-    found = list(_KEY.finditer(text))
-    if len(found) == 1:
-        return json.JSONDecoder().raw_decode(text, found[0].end())[0]
-    contents = json.loads(text)
-    return contents.get("categories") if isinstance(contents, dict) else None
+def named_by_id(file: Path, found: Sequence[Any]) -> dict[int, str]:
+    """The ids and names of categories, in the order of the ids.
 
+    Args:
+        file: the file that lists them, for the message.
+        found: what it lists.
 
-def _checked(file: Path, found: Sequence[Any]) -> dict[int, str]:
+    Raises:
+        UserError: see :func:`categories`.
+    """
     for each in found:
         whole = isinstance(each, dict) and type(each.get("id")) is int
         if not (whole and isinstance(each.get("name"), str) and each["name"].strip()):
@@ -89,6 +89,15 @@ def _checked(file: Path, found: Sequence[Any]) -> dict[int, str]:
         if twice:
             raise UserError(f"{file} lists two categories of the {key} {twice[0]!r}; expected each {key} once")
     return {each["id"]: each["name"] for each in sorted(found, key=lambda each: each["id"])}
+
+
+def _listed(text: str) -> Any:
+    # Of COCO's 450 MB the categories are the last few kB: where the key is there once, the rest need not be parsed.
+    found = list(_KEY.finditer(text))
+    if len(found) == 1:
+        return json.JSONDecoder().raw_decode(text, found[0].end())[0]
+    contents = json.loads(text)
+    return contents.get("categories") if isinstance(contents, dict) else None
 
 
 def _check_listed(file: Path, names: Sequence[str], named: Sequence[str]) -> None:

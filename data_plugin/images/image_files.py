@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -46,13 +47,13 @@ class Images(ABC):
             return None
 
     @property
-    @abstractmethod
-    def files(self) -> list[Path]:
-        """The files of the images, one for each.
+    def keys(self) -> Sequence[str]:
+        """What a search draws them by and calls them: the same for the same images, however they are kept."""
+        return self.names
 
-        Raises:
-            UserError: if they are not in files of their own.
-        """
+    @abstractmethod
+    def file(self, index: int) -> AbstractContextManager[Path]:
+        """A file of one image, for those who read nothing else; it may be gone at the end of the ``with``."""
 
     def order(self, generator: np.random.Generator) -> np.ndarray:
         """The indices of all images in the order of one epoch."""
@@ -64,3 +65,30 @@ class Images(ABC):
         for name, size in zip(self.names, self.sizes, strict=True):
             digest.update(f"{name}\0{size}\n".encode())
         return digest.hexdigest()
+
+
+class ImageFiles(Images):
+    """Images in files of their own.
+
+    Args:
+        root: the folder that their names are relative to.
+        names: their names.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        super().__init__(names, [(root / name).stat().st_size for name in names])
+        self.root = root
+
+    @property
+    def files(self) -> list[Path]:
+        """Their paths."""
+        return [self.root / name for name in self.names]
+
+    def read_bytes(self, index: int) -> bytes:
+        """See :meth:`Images.read_bytes`."""
+        return (self.root / self.names[index]).read_bytes()
+
+    @contextmanager
+    def file(self, index: int) -> Iterator[Path]:
+        """See :meth:`Images.file`."""
+        yield self.root / self.names[index]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from data_plugin.images.image_files import SUFFIXES, Images
+from data_plugin.images.image_files import SUFFIXES, ImageFiles
 from data_plugin.utils.errors import UserError
 
 
-class ImageFolder(Images):
+class ImageFolder(ImageFiles):
     """The images below a folder, sorted by their path relative to it; hidden files are left out.
 
     Args:
@@ -33,14 +33,4 @@ class ImageFolder(Images):
         )
         if not names:
             raise UserError(f"{root} holds no image file; expected some that end in {', '.join(SUFFIXES)}")
-        super().__init__(names, [(root / name).stat().st_size for name in names])
-        self.root = root
-
-    @property
-    def files(self) -> list[Path]:
-        """See :attr:`Images.files`."""
-        return [self.root / name for name in self.names]
-
-    def read_bytes(self, index: int) -> bytes:
-        """See :meth:`Images.read_bytes`."""
-        return (self.root / self.names[index]).read_bytes()
+        super().__init__(root, names)

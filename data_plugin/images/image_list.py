@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_plugin.images.image_files import Images
+from data_plugin.images.image_files import ImageFiles
 from data_plugin.utils.errors import UserError
 
 
-class ImageList(Images):
+class ImageList(ImageFiles):
     """Images named in a text file, one path a line; empty lines are passed over.
 
     Args:
@@ -37,14 +37,4 @@ class ImageList(Images):
                 names[name] = number
         if not names:
             raise UserError(f"{path} names no image; expected one path a line")
-        super().__init__(list(names), [(path.parent / name).stat().st_size for name in names])
-        self.root = path.parent
-
-    @property
-    def files(self) -> list[Path]:
-        """See :attr:`Images.files`."""
-        return [self.root / name for name in self.names]
-
-    def read_bytes(self, index: int) -> bytes:
-        """See :meth:`Images.read_bytes`."""
-        return (self.root / self.names[index]).read_bytes()
+        super().__init__(path.parent, list(names))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -29,6 +31,7 @@ class TarShards(Images):
 
     Attributes:
         names: ``shard/member`` each.
+        members: the members alone.
 
     Raises:
         UserError: if a shard cannot be read or is compressed, or there is no image in any.
@@ -37,11 +40,13 @@ class TarShards(Images):
     def __init__(self, shards: Sequence[Path]) -> None:
         names: list[str] = []
         sizes: list[int] = []
+        self.members: list[str] = []
         self.places: list[tuple[Path, int]] = []
         self.lengths: list[int] = []
         for shard in shards:
             members = _images_of(shard)
             names += [f"{shard.name}/{member.name}" for member in members]
+            self.members += [PurePosixPath(member.name).as_posix() for member in members]
             sizes += [member.size for member in members]
             self.places += [(shard, member.offset_data) for member in members]
             self.lengths.append(len(members))
@@ -53,9 +58,21 @@ class TarShards(Images):
         self._open: tuple[Path, int] | None = None
 
     @property
-    def files(self) -> list[Path]:
-        """See :attr:`Images.files`; there are none."""
-        raise UserError(f"{self.places[0][0]} is a shard of many images; expected an image a file: unpack the shards")
+    def keys(self) -> Sequence[str]:
+        """See :attr:`Images.keys`: the members' names, unless two shards have one in common."""
+        return self.members if len(set(self.members)) == len(self.members) else self.names
+
+    @contextmanager
+    def file(self, index: int) -> Iterator[Path]:
+        """See :meth:`Images.file`: a copy, which what is raised about it does not name."""
+        with TemporaryDirectory() as folder:
+            copy = Path(folder, Path(self.members[index]).name)
+            copy.write_bytes(self.read_bytes(index))
+            try:
+                yield copy
+            except UserError as error:
+                member = self.places[index][0].parent / self.names[index]
+                raise UserError(str(error).replace(str(copy), str(member))) from error
 
     def read_bytes(self, index: int) -> bytes:
         """See :meth:`Images.read_bytes`."""

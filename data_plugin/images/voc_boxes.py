@@ -7,15 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from PIL import Image
-
+from data_plugin.images.image_size import upright_size
 from data_plugin.images.voc import VOCSplit
 from data_plugin.utils.errors import UserError
-
-_TURNED = (5, 6, 7, 8)
-"""EXIF orientations whose images are shown turned by a quarter, as all frameworks read them."""
-
-_ORIENTATION = 0x112
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom, in pixels from 1, as VOC counts them; both corners belong to the box."""
@@ -79,20 +73,10 @@ def _annotated(annotation: Path, photograph: Path) -> AnnotatedImage:
     size = root.find("size")
     return AnnotatedImage(
         annotation,
-        _upright_size(photograph),
+        upright_size(photograph),
         None if size is None else (_whole(annotation, size, "width"), _whole(annotation, size, "height")),
         [_box(annotation, item) for item in root.findall("object")],
     )
-
-
-def _upright_size(photograph: Path) -> tuple[int, int]:
-    try:
-        with Image.open(photograph) as image:
-            width, height = image.size
-            return (height, width) if image.getexif().get(_ORIENTATION) in _TURNED else (width, height)
-    except Exception as error:  # malformed bytes make Pillow's decoders raise almost anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{photograph} cannot be read as an image ({reason}); replace or remove it") from error
 
 
 def _whole(annotation: Path, size: ElementTree.Element, key: str) -> int:

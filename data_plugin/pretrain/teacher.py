@@ -116,17 +116,7 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def _ask(self, images: Tensor) -> Tensor:
-        device = images.device
-        self.network.to(device)
-        mean, std = (images.new_tensor(values, dtype=torch.float32) for values in (self.given.mean, self.given.std))
-        normalised = (images.float() - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            found = as_map(self.features(normalised.contiguous(memory_format=torch.channels_last)), self.network)
-        found = found.float()
-        if not torch.isfinite(found).all():
-            raise UserError(
-                "the teacher gives values that are not finite; expected a trained network, and its own normalisation"
-            )
+        found = answer(self.network, self.features, self.given, images)
         if found.shape[1] < self.dim:
             raise UserError(
                 f"the teacher's map has {found.shape[1]} channels, fewer than {self.dim}; lower settings.dim to that"
@@ -137,6 +127,34 @@ class FrozenTeacher:
             generator = torch.Generator().manual_seed(0)
             self.projection = torch.linalg.qr(torch.randn(found.shape[1], self.dim, generator=generator))[0]
         return torch.einsum("nchw,cd->ndhw", found, self.projection.to(found))
+
+
+def answer(network: nn.Module, features: Callable[[Tensor], Any], given: TeacherInput, images: Tensor) -> Tensor:
+    """A network's map of images in its own normalisation, computed where these are.
+
+    Args:
+        network: the network.
+        features: what :func:`features_of` says of it.
+        given: its input.
+        images: (N, 3, S, S), RGB, 0 to 255.
+
+    Returns:
+        (N, C, h, w) in float32; on a GPU through bfloat16.
+
+    Raises:
+        UserError: if it gives no map or values that are not finite.
+    """
+    device = images.device
+    network.to(device)
+    mean, std = (images.new_tensor(values, dtype=torch.float32) for values in (given.mean, given.std))
+    normalised = (images.float() - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+        found = as_map(features(normalised.contiguous(memory_format=torch.channels_last)), network).float()
+    if not torch.isfinite(found).all():
+        raise UserError(
+            "the teacher gives values that are not finite; expected a trained network, and its own normalisation"
+        )
+    return found
 
 
 def load_teacher(spec: str, weights: str = "", given: TeacherInput | None = None) -> tuple[nn.Module, TeacherInput]:

@@ -13,8 +13,9 @@ from typing import Any
 from data_plugin.backbones.pretrained import PTH_FILE
 from data_plugin.frameworks.finetuned import Finetuned, Training, Weights
 from data_plugin.frameworks.framework import MAIN_METRIC
+from data_plugin.frameworks.framework_config import LAST_CHECKPOINT
 from data_plugin.frameworks.registry import find_framework
-from data_plugin.frameworks.run import LAST_CHECKPOINT, METRICS, run_finetune
+from data_plugin.frameworks.run import METRICS, run_finetune
 from data_plugin.images.batch import draw_batches
 from data_plugin.search.searcher import Searcher
 from data_plugin.supernet.backbone_files import save_backbone
@@ -159,7 +160,7 @@ def finetune_each(
         )
 
     comparison = Comparison(settings, MAIN_METRIC[chosen.task], [])
-    earlier = _finetuned(out)
+    earlier = read_finetuned(out)
     for training in trainings:
         folder = out / str(training.arch) / training.weights / f"seed_{training.seed}"
         if not (folder / METRICS).is_file():
@@ -196,8 +197,8 @@ def _open_folder(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
     _write(out, Comparison(settings, "", []))
 
 
-def _finetuned(out: Path) -> list[Finetuned]:
-    """What earlier calls have trained."""
+def read_finetuned(out: Path) -> list[Finetuned]:
+    """What a comparison has trained so far, in the order in which it was asked for."""
     return [Finetuned.from_json(row) for row in json.loads((out / COMPARISON).read_text("utf-8"))["finetuned"]]
 
 

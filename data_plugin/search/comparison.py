@@ -17,6 +17,7 @@ from data_plugin.features.prefix_tree import prefix
 from data_plugin.images.batch import ImageBatch
 from data_plugin.search.distances.embedding import Embedder, TeacherEmbedding
 from data_plugin.search.distances.relation import TEMPERATURE, TeacherRelation, draw_rows, kept
+from data_plugin.search.external_teacher import ExternalTeacher, on_grid
 from data_plugin.search.taps import EMBEDDING, stage_of
 from data_plugin.space.arch import Arch
 
@@ -44,6 +45,7 @@ class Comparison:
         seed: seed of that draw.
         tile: see :class:`~data_plugin.search.distances.relation.TeacherRelation`.
         embedder: what makes embeddings of C5, for the tap ``z``.
+        external: a network of any kind in the teacher's place.
         faster: remembers for which shapes of relations a kernel is faster.
     """
 
@@ -56,6 +58,7 @@ class Comparison:
     seed: int = 0
     tile: int | None = None
     embedder: Embedder | None = None
+    external: ExternalTeacher | None = None
     faster: dict[tuple[int, ...], bool] = field(default_factory=dict)
 
     def targets(self, batch: ImageBatch) -> dict[int, Target]:
@@ -70,6 +73,13 @@ class Comparison:
             elif stage in taps:
                 found[stage] = _RelationTarget(features, batch, self, taps[stage])
 
+        if self.external is not None:
+            maps = self.external.maps(batch, self.teacher.device)
+            for stage, tap in taps.items():
+                padded = self.teacher.network.map_size(batch.images.shape[-2:], stage)
+                features = on_grid(maps, own_sizes(padded, batch), padded)
+                found[stage] = _RelationTarget(features, batch, self, tap)
+            return found
         self.teacher.walk([self.teacher.network.space.largest], batch.images, keep)
         return found
 
@@ -129,7 +139,7 @@ class _RelationTarget(Target):
     """Relations of maps, image by image without the padding."""
 
     def __init__(self, features: Tensor, batch: ImageBatch, comparison: Comparison, tap: str) -> None:
-        sizes = own_sizes(features, batch)
+        sizes = own_sizes(features.shape[-2:], batch)
         self.groups = [(size, [i for i, other in enumerate(sizes) if other == size]) for size in sorted(set(sizes))]
         padded = features.shape[-2] * features.shape[-1]
         self.relations = []
@@ -180,7 +190,7 @@ class _EmbeddingTarget(Target):
     """Embeddings of whole images without the padding."""
 
     def __init__(self, features: Tensor, batch: ImageBatch, embedder: Embedder) -> None:
-        self.sizes = own_sizes(features, batch)
+        self.sizes = own_sizes(features.shape[-2:], batch)
         self.embedding = TeacherEmbedding(own_means(features, self.sizes), embedder)
         self.entropies = torch.zeros(len(self.sizes), dtype=torch.float64, device=features.device)
 
@@ -193,13 +203,13 @@ class _EmbeddingTarget(Target):
         return distances, torch.zeros_like(distances)
 
 
-def own_sizes(features: Tensor, batch: ImageBatch) -> list[tuple[int, int]]:
-    """Height and width of every image's own part of a map, without what stands for the padding.
+def own_sizes(map_size: Sequence[int], batch: ImageBatch) -> list[tuple[int, int]]:
+    """Height and width of every image's own part of a map of a height and width, without what stands for the padding.
 
     A position is an image's own if the image reaches into the patch of pixels that it stands for.
     """
     height, width = batch.images.shape[-2:]
-    down, across = height / features.shape[-2], width / features.shape[-1]
+    down, across = height / map_size[0], width / map_size[1]
     return [(ceil(h / down), ceil(w / across)) for h, w in batch.sizes]
 
 

@@ -72,6 +72,7 @@ class FoundNetwork:
     def _repr_html_(self) -> str:
         """What notebooks show."""
         winner, report = self.winner, self.report
+        costs: list[tuple[str, float, tuple[int, int] | None]]
         costs = [("flops", winner.flops, None), ("params", winner.params, None)]
         costs += [(each, winner.costs[each], report.input_size) for each in report.more_costs if each in winner.costs]
         return facts_table(

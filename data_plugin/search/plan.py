@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +17,20 @@ from data_plugin.search.taps import EMBEDDING, stage_of
 from data_plugin.space import cost
 from data_plugin.space.arch import EXPANSION, Arch
 from data_plugin.space.cost import STRIDES
-from data_plugin.utils.ranks import rank_count
+from data_plugin.utils.progress import progress_over
+from data_plugin.utils.ranks import from_first, rank_count
 
 LONG = 3600
 """Seconds above which a plan says how a search gets shorter."""
 
-WARM_UP = 5.0
-"""Seconds below which they are measured twice, since the first use of everything takes longer."""
-
 TIMED = 4
-"""Networks that are measured on one batch to tell the time of all."""
+"""Networks that are measured on one batch, or a part of its images, to tell the time of all."""
+
+PATIENCE = 5.0
+"""Seconds that measuring them may take, as it is foreseen from smaller parts of the images."""
+
+SMALLEST = 192
+"""Pixels of the shorter side of a part that is no longer halved."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class SearchPlan:
         supernet: which supernet, and what it was trained on, in words.
         teacher: what its teacher knows of the images, in words.
         data: where the images are, in words.
+        lacking: what fine-tuning will ask for and is not there, a sentence each.
         images: how many are looked at.
         of: how many there are.
         taps: the feature maps that are compared.
@@ -57,6 +63,7 @@ class SearchPlan:
     supernet: str
     teacher: str
     data: str
+    lacking: Sequence[str]
     images: int
     of: int
     taps: Sequence[str]
@@ -77,6 +84,7 @@ class SearchPlan:
             "supernet": self.supernet,
             "teacher": self.teacher,
             "images": f"{self.images} of {self.of}, {self.data}",
+            **({"lacking": f"for fine-tuning: {'; '.join(self.lacking)}"} if self.lacking else {}),
             "taps": ", ".join(self.taps),
             "budgets": ", ".join(budgets),
             **({} if self.latency is None else {"latency": self.latency}),
@@ -89,7 +97,7 @@ class SearchPlan:
 
     @property
     def _hint(self) -> str:
-        return "; fewer --image-count, --samples or budgets take less" if self.seconds > LONG else ""
+        return "; fewer --image-count, --samples, budgets or --relation-rows take less" if self.seconds > LONG else ""
 
 
 def work(
@@ -131,7 +139,9 @@ def foresee(
 ) -> tuple[float, float]:
     """Multiply-accumulates of a search, and the seconds that they take here, as if all images were like the first.
 
-    Every process that takes part has to call it.
+    A few networks are measured on ever larger parts of the first batch's images, up to the whole ones or for as long as
+    :data:`PATIENCE` allows; the time of one multiply-accumulate on the last of them stands for all. Every process that
+    takes part has to call it.
 
     Args:
         searcher: what measures.
@@ -139,6 +149,9 @@ def foresee(
         archs: the networks of the search or, where it finds them on the way, some like them.
         networks: how many it compares at the most.
         strides: strides of the four stages.
+
+    Raises:
+        UserError: if a batch, or a single image, needs more memory than a search may take.
     """
     read: list[ImageBatch] = []
     reading = _seconds(lambda: read.extend(batches.only([0])))
@@ -151,11 +164,18 @@ def foresee(
         seen, last_stage = min(images, searcher.calibration_images), max(map(stage_of, searcher.taps))
         total += seen * tree_flops(tree_order(archs), size, last_stage, strides) * networks / len(archs)
     few = [archs[index] for index in np.linspace(0, len(archs) - 1, min(TIMED, len(archs))).astype(int)]
-    held = ImageBatches(_Held(batch), [range(len(batch.names))])
-    computing = _seconds(lambda: searcher.measure(few, held))
-    if computing < WARM_UP:
-        computing = _seconds(lambda: searcher.measure(few, held))
-    computing /= work(few, largest, searcher.taps, size, strides, searcher.rows)
+    # Large images may be timed in part alone, so whether a whole batch fits is asked for.
+    searcher.bound(held=0).parts(batch, changes_statistics=searcher.norm == "batch")
+    computing = 0.0
+    sizes = _parts(size)
+    searcher.measure(few, _held(batch, sizes[0]))  # the first use of everything takes longer
+    with progress_over(len(sizes), "parts of images timed to foresee the search") as advance:
+        for part in sizes:
+            needed = work(few, largest, searcher.taps, part, strides, searcher.rows)
+            if needed * computing <= PATIENCE:
+                measure = partial(searcher.measure, few, _held(batch, part))
+                computing = from_first(_seconds(measure)) / needed  # of the first, so that all do alike
+            advance(1)
     share = -(-len(batches) // rank_count()) / len(batches)  # of the batches, that one process has
     return total, share * (total * computing + images * reading) / len(batch.names)
 
@@ -164,6 +184,22 @@ def _seconds(act: Callable[[], object]) -> float:
     began = time.monotonic()
     act()
     return time.monotonic() - began
+
+
+def _parts(size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Heights and widths from a small part of an image to all of it, each about twice those before."""
+    sizes = [size]
+    while min(sizes[0]) > SMALLEST:
+        sizes.insert(0, (-(-sizes[0][0] // 2), -(-sizes[0][1] // 2)))
+    return sizes
+
+
+def _held(batch: ImageBatch, size: tuple[int, int]) -> ImageBatches:
+    """The upper left part of a batch's images, or all of them, in memory."""
+    height, width = size
+    sizes = [(min(each[0], height), min(each[1], width)) for each in batch.sizes]
+    part = ImageBatch(batch.images[..., :height, :width], sizes, batch.names)
+    return ImageBatches(_Held(part), [range(len(part.names))])
 
 
 class _Held(ImageSource):

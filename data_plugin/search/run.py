@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from data_plugin.frameworks.registry import find_framework, frameworks_of
 from data_plugin.images.batch import ImageBatches, draw_batches
 from data_plugin.images.open import open_images
 from data_plugin.search.comparison import Reduction
+from data_plugin.search.external_teacher import open_external_teacher
 from data_plugin.search.found import Search
 from data_plugin.search.knowledge import Knowledge, knowledge_of, passes
 from data_plugin.search.plan import SearchPlan, foresee
@@ -73,8 +75,8 @@ class SearchOptions:
         latency_table: a file of latencies that were measured on another device, see
             :class:`~data_plugin.space.latency_table.LatencyTable`; None measures them on this one.
         strategy: how candidates are found.
-        images: a folder of images, or a text file that names them, to search on; None takes the config's training
-            images.
+        images: a folder of images, or of tar shards, or a text file that names images, to search on; None takes the
+            config's training images.
         image_count: how many of these are drawn; None takes all.
         batch_size: most images of a batch.
         taps: the feature maps to compare; None reads them from the config's model.
@@ -82,6 +84,8 @@ class SearchOptions:
         norm: what batch norms normalise with, see there.
         precision: what features are computed in, see there.
         relation_rows: rows of the relation that are drawn per image and tap; None takes all.
+        search_teacher: a frozen network of any kind instead of the supernet's largest, in the words of
+            :func:`~data_plugin.search.external_teacher.open_external_teacher`; none takes the largest.
         max_memory: bytes of tensors that may be held at once on the device; None takes a part of what is free.
         seed: seed of all draws.
         device: a torch device, or ``auto``.
@@ -111,6 +115,7 @@ class SearchOptions:
     norm: str = "batch"
     precision: str = "float32"
     relation_rows: int | None = None
+    search_teacher: Sequence[str] = ()
     max_memory: int | None = None
     seed: int = 0
     device: str = "auto"
@@ -119,6 +124,16 @@ class SearchOptions:
     pareto: bool = False
     options: Sequence[str] = ()
 
+    def decisive(self) -> dict[str, Any]:
+        """Everything that decides what a search comes to, as JSON values."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NOT_DECISIVE}
+        values["budgets"] = [budget.name for budget in self.budgets]
+        values["strategy"] = self.strategy.to_json()
+        return json.loads(json.dumps(values, default=os.fspath))
+
+
+_NOT_DECISIVE = ("out", "task", "device", "overwrite", "resume")
+"""Options that say where a search is, how it is begun or what computes it."""
 
 PLANNED = 100
 """Networks a budget that stand for those that a strategy finds on the way, where their cost is foreseen."""
@@ -150,6 +165,7 @@ def search_supernet(
     norm: str = "batch",
     precision: str = "float32",
     relation_rows: int | None = None,
+    search_teacher: Sequence[str] = (),
     input_size: tuple[int, int] | None = None,
     latency_table: str | os.PathLike[str] | None = None,
     max_memory: int | None = None,
@@ -314,6 +330,7 @@ def _prepare(options: SearchOptions) -> _Prepared:
         rows=options.relation_rows,
         seed=options.seed,
         max_memory=options.max_memory,
+        teacher=open_external_teacher(options.search_teacher, supernet.info) if options.search_teacher else None,
     )
     return _Prepared(
         options=options,
@@ -335,7 +352,7 @@ def _prepare(options: SearchOptions) -> _Prepared:
 def _knowledge(prepared: _Prepared) -> Knowledge | None:
     """What the teacher knows of the images, found out by the first process for all."""
     known = None
-    if rank() == 0 and passes(prepared.batches):
+    if rank() == 0 and passes(prepared.batches) and not prepared.options.search_teacher:
         with progress_over(passes(prepared.batches), "images x networks to see what the teacher knows") as advance:
             known = knowledge_of(prepared.searcher.supernet.key, prepared.batches, prepared.options.seed, advance)
     return from_first(known)
@@ -353,8 +370,9 @@ def _plan(prepared: _Prepared, candidates: Candidates, known: Knowledge | None) 
         framework=prepared.framework.title,
         config=options.config,
         supernet=supernet_text(_supernet(prepared), prepared.supernet.info.training),
-        teacher=knowledge_text(known),
-        data=_place(options),
+        teacher=knowledge_text(known, _search_teacher(prepared)),
+        data=_place(prepared),
+        lacking=() if options.images is not None else prepared.config.lacking,
         images=sum(map(len, batches.parts)),
         of=len(batches.source),
         taps=searcher.taps,
@@ -372,6 +390,7 @@ def _plan(prepared: _Prepared, candidates: Candidates, known: Knowledge | None) 
 def _run(prepared: _Prepared, unfinished: PartialSearch, known: Knowledge | None) -> Search | None:
     """Search, and write the output folder; the search in the first process alone."""
     searcher, batches = prepared.searcher, prepared.batches
+    searcher.require_room(batches)
     outcome, rivals = _searched(prepared, unfinished)
     if rank() != 0:
         return None
@@ -389,8 +408,11 @@ def _searched(prepared: _Prepared, unfinished: PartialSearch) -> tuple[Outcome, 
     named = prepared.rivals
     archs = sorted({arch for _, _, arch in named})
     most = options.strategy.most(unfinished.candidates, len(prepared.budgets))
-    with _progress((most + len(archs)) * len(batches)) as advance:
-        measurement = prepared.searcher.on(batches, unfinished, advance, options.strategy.comes_back)
+    with progress_over((most + len(archs)) * len(batches), "networks x batches") as advance:
+        # Every process settles its share at about the same pace; the first one shows that of all.
+        measurement = prepared.searcher.on(
+            batches, unfinished, lambda networks: advance(networks * rank_count()), options.strategy.comes_back
+        )
         outcome = options.strategy.search(
             Beside(measurement, archs), unfinished.candidates, prepared.space, prepared.within, options.seed
         )
@@ -437,7 +459,11 @@ def _report(prepared: _Prepared, outcome: Outcome, rivals: Sequence[Rival], know
         rivals=rivals,
         knowledge=known,
         dropped=outcome.dropped,
-        run={**_description(prepared), "winner_norm_statistics": "recalibrated on the images of the search"},
+        run={
+            **_description(prepared),
+            "asked_for": options.decisive(),
+            "winner_norm_statistics": "recalibrated on the images of the search",
+        },
     )
 
 
@@ -522,11 +548,12 @@ def _write_configs(prepared: _Prepared, winner: Winner, folder: Path) -> None:
 
 def _same_config(options: SearchOptions, framework: Framework) -> list[tuple[Framework, FrameworkConfig]]:
     """Our config of the same name for the other installed frameworks of the task, as we ship it."""
-    return [
-        (other, other.open(options.config, (), options.data_root, options.classes))
-        for other in frameworks_of(framework.task)
-        if other.name != framework.name and other.is_installed and other.configs.ours(options.config)
-    ]
+    with warnings.catch_warnings(action="ignore"):  # the config that is searched with has said the same of the data
+        return [
+            (other, other.open(options.config, (), options.data_root, options.classes))
+            for other in frameworks_of(framework.task)
+            if other.name != framework.name and other.is_installed and other.configs.ours(options.config)
+        ]
 
 
 def _description(prepared: _Prepared) -> dict[str, Any]:
@@ -540,6 +567,7 @@ def _description(prepared: _Prepared) -> dict[str, Any]:
         "strategy": options.strategy.to_json(),
         "resolution": prepared.config.resolution.options(),
         "max_memory": options.max_memory,
+        "search_teacher": _search_teacher(prepared),
         "latency_table": _latency_description(prepared),
         "image_source": None if options.images is None else os.fspath(options.images),
         "image_source_sha256": prepared.fingerprint,
@@ -548,6 +576,12 @@ def _description(prepared: _Prepared) -> dict[str, Any]:
         "seed": options.seed,
         "versions": {"data_plugin": __version__, **installed_versions(packages)},
     }
+
+
+def _search_teacher(prepared: _Prepared) -> list[str]:
+    """The network in the teacher's place, and what was told of it; empty where it is the supernet's largest."""
+    external = prepared.searcher.teacher
+    return [] if external is None else [external.name, *prepared.options.search_teacher[1:]]
 
 
 def _latency_description(prepared: _Prepared) -> dict[str, Any] | None:
@@ -567,11 +601,10 @@ def _latency_description(prepared: _Prepared) -> dict[str, Any] | None:
     }
 
 
-def _place(options: SearchOptions) -> str:
+def _place(prepared: _Prepared) -> str:
     """Where the images are, in words."""
-    if options.images is not None:
-        return f"from {os.fspath(options.images)}"
-    return "the config's data" if options.data_root is None else f"below {options.data_root}"
+    images = prepared.options.images
+    return ", ".join(prepared.config.data_sets) if images is None else f"from {os.fspath(images)}"
 
 
 def _supernet(prepared: _Prepared) -> dict[str, Any]:
@@ -584,14 +617,3 @@ def _supernet(prepared: _Prepared) -> dict[str, Any]:
         "saw_labels": info.saw_labels,
         "space": info.space.to_json(),
     }
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[float], None]]:
-    """Progress of all processes over networks times batches; yields the function that this one reports its own with."""
-    if rank() != 0:
-        yield lambda networks: None
-        return
-    with progress_over(total, "networks x batches") as advance:
-        # Every process settles its share at about the same pace; the first one shows that of all.
-        yield lambda networks: advance(networks * rank_count())

@@ -20,6 +20,7 @@ from data_plugin.images.batch import ImageBatch, ImageBatches
 from data_plugin.search.comparison import REDUCTIONS, Comparison, Reduction, Target, own_means, own_sizes
 from data_plugin.search.distances.embedding import Embedder, trained_heads
 from data_plugin.search.distances.relation import TEMPERATURE
+from data_plugin.search.external_teacher import ExternalTeacher, require_taps
 from data_plugin.search.known import Asked, Known
 from data_plugin.search.memory import FREE_PART, Bound, free_memory, part_of
 from data_plugin.search.result import SearchResult, TapResult
@@ -65,6 +66,7 @@ class Searcher:
         max_memory: bytes of tensors that may be held at once on the device; a batch that needs more is compared in
             parts, which under ``batch`` have statistics of their own. None takes :data:`~.memory.FREE_PART` of what is
             free, and refuses to split a batch where that would change the result.
+        teacher: a frozen network of any kind in the place of the supernet's largest, for the taps C4 and C5.
 
     Raises:
         UserError: if a tap, policy, precision or reduction is unknown, there are too few rows, or the supernet does not
@@ -84,8 +86,11 @@ class Searcher:
         rows: int | None = None,
         seed: int = 0,
         max_memory: int | None = None,
+        teacher: ExternalTeacher | None = None,
     ) -> None:
         self.taps = check_taps(taps)
+        if teacher is not None:
+            require_taps(self.taps)
         for name, value, known in (
             ("norm policy", norm, NORM_POLICIES),
             ("precision", precision, PRECISIONS),
@@ -106,6 +111,7 @@ class Searcher:
         self.rows = rows
         self.seed = seed
         self.max_memory = max_memory
+        self.teacher = teacher
         for branch in (supernet.query, supernet.key):
             branch.eval()
         # The same for all processes, so that all split batches alike.
@@ -173,6 +179,22 @@ class Searcher:
             statistics.write_to(network)
         return networks
 
+    def require_room(self, batches: ImageBatches) -> None:
+        """See, before anything is measured, that :meth:`extract` can take the statistics of a whole batch.
+
+        What compares a batch in parts may change no distance and still change these.
+
+        Args:
+            batches: the images, of which the first batch is looked at.
+
+        Raises:
+            UserError: if it needs more than is free here.
+        """
+        largest = [self.supernet.query.space.largest]
+        bound = self.bound(statistics_bytes(self.supernet.query, largest, STAGES - 1), last_tap="C5")
+        for batch in batches.only([0]):
+            bound.parts(batch, compared=False, changes_statistics=True)
+
     def bound(self, held: int, last_tap: str | None = None) -> Bound:
         """The memory bound of a search that holds so many bytes all the time.
 
@@ -239,10 +261,12 @@ class Measurement:
             searcher.rows,
             searcher.seed,
             embedder=self.embedder,
+            external=searcher.teacher,
         )
         self.known = [Known(stage_of(tap)) for tap in searcher.taps]
         self.found: dict[int, BatchResult] = {}
         self.kept: dict[int, _Batch] = {}
+        self.calibrated: set[Arch] = set()
         self.measurements = 0
 
     def measure(self, archs: Sequence[Arch], batches: Sequence[int] | None = None) -> SearchResult:
@@ -299,14 +323,17 @@ class Measurement:
 
     def _calibrated(self, students: Sequence[Arch]) -> Bound:
         """Take the statistics that ``recalibrated`` needs; the memory bound, given what is held for these."""
-        largest, last_stage = self.searcher.supernet.key.space.largest, self.students.last_stage
-        sides = ((self.teacher, [largest]), (self.students, students))
         if self.searcher.norm != "recalibrated":
             return self.searcher.bound(held=0)
-        held = sum(statistics_bytes(side.network, archs, last_stage) for side, archs in sides)
-        bound = self.searcher.bound(held)
-        for side, archs in sides:
-            self._calibrate(side, archs, bound)
+        largest, last_stage = self.searcher.supernet.key.space.largest, self.students.last_stage
+        new = [arch for arch in students if arch not in self.calibrated]
+        held_for = ((self.teacher, [largest]), (self.students, tree_order([*self.calibrated, *new])))
+        bound = self.searcher.bound(sum(statistics_bytes(side.network, archs, last_stage) for side, archs in held_for))
+        if not self.calibrated and self.searcher.teacher is None:
+            self._calibrate(self.teacher, [largest], bound)
+        if new:
+            self._calibrate(self.students, new, bound)
+        self.calibrated.update(new)
         return bound
 
     def _calibrate(self, side: Networks, archs: Sequence[Arch], bound: Bound) -> None:
@@ -324,7 +351,8 @@ class Measurement:
         def visit(stage: int, features: Tensor, first: int, end: int) -> None:
             if self.embedder is not None and stage == STAGES - 1:
                 network = () if side is self.teacher else prefix(archs[first], stage)
-                self.embedder.calibrate(own_means(features, own_sizes(features, seen[-1])), network, len(seen) - 1)
+                sizes = own_sizes(features.shape[-2:], seen[-1])
+                self.embedder.calibrate(own_means(features, sizes), network, len(seen) - 1)
 
         side.calibrate(archs, images(), visit)
 

@@ -30,6 +30,9 @@ PREFERRED: Mapping[str, str | None] = {
 """Ends of prefixes that a backbone's names may have, the first that a file has being taken, and the ends that those of
 its moving average then have: ours, the authors' release, MoCo's, MoCo v3's, MMPretrain's, torchvision's and timm's."""
 
+TEACHER = "teacher"
+"""The entry of a file that is taken before its others: in DINO's checkpoints the network that DINO publishes."""
+
 _MARK = "layer1.0.conv1.weight"
 _PARTS = ("conv1.", "bn1.", *(f"layer{stage + 1}." for stage in range(STAGES)))
 _COUNT = "num_batches_tracked"
@@ -45,6 +48,7 @@ class BackboneWeights:
         weights: state dict in torchvision's names.
         left_out: how many of the file's entries are no part of it, by what their names begin with.
         saw_labels: what a supernet's file says of that, see :attr:`SupernetInfo.saw_labels`; None for others.
+        entry: see :class:`ForeignFile`.
     """
 
     file: str
@@ -52,6 +56,7 @@ class BackboneWeights:
     weights: Mapping[str, Tensor]
     left_out: Mapping[str, int]
     saw_labels: bool | None = None
+    entry: str | None = None
 
     def network(self) -> DATAResNet:
         """The network with these weights."""
@@ -71,6 +76,7 @@ class ForeignFile:
         prefix: what the ResNet's names begin with.
         average: what the names of its moving average begin with; None if there is none.
         saw_labels: see :class:`BackboneWeights`.
+        entry: which of the file's entries the mapping is, where several hold a ResNet; None otherwise.
     """
 
     path: Path
@@ -79,6 +85,7 @@ class ForeignFile:
     prefix: str
     average: str | None
     saw_labels: bool | None
+    entry: str | None = None
 
     @classmethod
     def open(cls, path: Path) -> ForeignFile:
@@ -95,13 +102,13 @@ class ForeignFile:
         info = supernet_info(path, header)
         if info is not None:
             require_intact(path, contents, header)
-        found = _mapping(path, contents)
+        found, entry = _mapping(path, contents)
         tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
         others = [name for name in found if name not in tensors]
         if found is not contents:
             others += [name for name, value in contents.items() if value is not found]
         saw_labels = None if info is None else info.saw_labels
-        return cls(path, tensors, tuple(map(str, others)), *_prefixes(path, tensors), saw_labels)
+        return cls(path, tensors, tuple(map(str, others)), *_prefixes(path, tensors), saw_labels, entry)
 
     def backbone(self, prefix: str) -> dict[str, Tensor]:
         """A copy of the weights of one ResNet, in single precision and torchvision's names.
@@ -158,7 +165,7 @@ def read_backbone(path: str | os.PathLike[str]) -> BackboneWeights:
     file = ForeignFile.open(named_supernet(path))
     weights = file.backbone(file.prefix)
     left_out = file.left_out({file.prefix + name for name in weights})
-    return BackboneWeights(Path(path).name, Arch.from_weights(weights), weights, left_out, file.saw_labels)
+    return BackboneWeights(Path(path).name, Arch.from_weights(weights), weights, left_out, file.saw_labels, file.entry)
 
 
 def listed(left_out: Mapping[str, int]) -> list[str]:
@@ -166,14 +173,27 @@ def listed(left_out: Mapping[str, int]) -> list[str]:
     return [f"{name}* ({count})" if name.endswith(".") else name for name, count in left_out.items()]
 
 
-def _mapping(path: Path, contents: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    for candidate in (contents, *(value for value in contents.values() if isinstance(value, Mapping))):
-        if any(isinstance(name, str) and name.endswith(_MARK) for name in candidate):
-            return candidate
+def taken_from(entry: str) -> str:
+    """Which of several networks in a file was taken, for people."""
+    return f"the file's entry {entry!r} was taken; others hold a network, too"
+
+
+def _mapping(path: Path, contents: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], str | None]:
+    """The mapping that a ResNet is in, and which entry of the file it is, where several hold one."""
+    if _holds_resnet(contents):
+        return contents, None
+    entries = {name: value for name, value in contents.items() if isinstance(value, Mapping) and _holds_resnet(value)}
+    if entries:
+        name = TEACHER if TEACHER in entries else next(iter(entries))
+        return entries[name], str(name) if len(entries) > 1 else None
     raise UserError(
         f"{path} has no entry {_MARK}; expected a supernet, or a ResNet of bottlenecks in the names of torchvision, "
         "timm, MMPretrain or MoCo"
     )
+
+
+def _holds_resnet(mapping: Mapping[Any, Any]) -> bool:
+    return any(isinstance(name, str) and name.endswith(_MARK) for name in mapping)
 
 
 def _prefixes(path: Path, tensors: Mapping[str, Tensor]) -> tuple[str, str | None]:

@@ -14,7 +14,7 @@ from data_plugin.images.input_format import InputFormat
 from data_plugin.space.arch import Arch
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.supernet.checkpoint import Supernet, SupernetInfo
-from data_plugin.supernet.foreign_weights import ForeignFile, listed
+from data_plugin.supernet.foreign_weights import ForeignFile, listed, taken_from
 from data_plugin.supernet.imported import Imported, origin
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.tensor_files import require_finite, require_matching
@@ -47,7 +47,7 @@ def read_one_network(path: Path, space: SearchSpace, input_format: InputFormat, 
     _require_alone(path, arch, space)
     heads = {branch: _head(file, prefix, arch) for branch, prefix in prefixes.items()}
     has_heads = all(heads.values())
-    notes, teacher = [], "key"
+    notes, teacher = [] if file.entry is None else [taken_from(file.entry)], "key"
     if file.average is None:
         notes.append("no moving average of the network: the key branch, which is the teacher, is a copy of it")
         teacher = "query"

@@ -10,18 +10,23 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from data_plugin.utils.ranks import rank
+
 LOGGED_EVERY = 30.0
 """Seconds between two lines where there is no terminal."""
 
 
 @contextmanager
 def progress_over(total: int, what: str) -> Iterator[Callable[[float], None]]:
-    """Show progress for the time of a ``with``; yields the function that moves it on by so many.
+    """Show progress for the time of a ``with``, by the first process of several alone; yields what moves it on.
 
     Args:
         total: how many there are.
         what: what is counted, such as ``images``.
     """
+    if rank() != 0:
+        yield lambda count: None
+        return
     console = Console()
     if not console.is_terminal:
         yield _Lines(total, what, console)

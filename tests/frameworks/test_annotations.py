@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from labels_loaded import loaded, refused, title
 from PIL import Image
 from samples import unchanged_catalogs
 
@@ -29,9 +30,6 @@ UNCHANGED = {
     ],
 }
 """Options that leave the images of a training as they are."""
-
-Label = tuple[str, tuple[float, ...]]
-"""A class, and left, top, right and bottom in pixels from 0."""
 
 
 @dataclass(frozen=True)
@@ -82,67 +80,11 @@ def opened(request, voc: Voc) -> Iterator[Callable[[], FrameworkConfig]]:
         yield open_
 
 
-def title(config: FrameworkConfig) -> str:
-    return config._title
-
-
-def loaded(config: FrameworkConfig) -> dict[str, list[Label]]:
-    """What the training loader of a config gives of every image, by its name, after fine-tuning's own checks."""
-    return (_loaded_by_detectron2 if title(config) == "detectron2" else _loaded_by_mmdet)(config._config)
-
-
-def _loaded_by_detectron2(config) -> dict[str, list[Label]]:
-    from detectron2.data import DatasetMapper, MetadataCatalog, get_detection_dataset_dicts
-
-    from data_plugin.backbones.detectron2.labels import require_data_sets
-    from data_plugin.backbones.detectron2.own_classes import register_classes
-
-    for each in config._placed:
-        each.register()
-    register_classes(config.cfg)
-    require_data_sets(config.cfg.DATASETS.TRAIN)
-    names = MetadataCatalog.get(config.cfg.DATASETS.TRAIN[0]).thing_classes
-    records = get_detection_dataset_dicts(config.cfg.DATASETS.TRAIN, config.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
-    found = {}
-    for item in map(DatasetMapper(config.cfg, is_train=True), records):
-        assert tuple(item["image"].shape[1:]) == SIZE[::-1]
-        labels, boxes = item["instances"].gt_classes.tolist(), item["instances"].gt_boxes.tensor.tolist()
-        found[Path(item["file_name"]).stem] = [
-            (names[label], tuple(box)) for label, box in zip(labels, boxes, strict=True)
-        ]
-    return found
-
-
-def _loaded_by_mmdet(config) -> dict[str, list[Label]]:
-    from mmdet.registry import DATASETS
-    from mmengine.registry import DefaultScope
-
-    config._require_labels("train_dataloader")
-    with DefaultScope.overwrite_default_scope("mmdet"):
-        data = DATASETS.build(config.cfg.train_dataloader.dataset)
-    names, found = data.metainfo["classes"], {}
-    for item in data:
-        assert tuple(item["inputs"].shape[1:]) == SIZE[::-1]
-        sample = item["data_samples"]
-        labels, boxes = sample.gt_instances.labels.tolist(), sample.gt_instances.bboxes.tensor.tolist()
-        found[Path(sample.img_path).stem] = [
-            (names[label], tuple(box)) for label, box in zip(labels, boxes, strict=True)
-        ]
-    return found
-
-
 def as_it_is(config: FrameworkConfig, *box: int) -> tuple[float, ...]:
     """The box, in pixels from 1, in which both corners count, as a framework has it."""
     left, top, right, bottom = box
     last = 0 if title(config) == "detectron2" else 1
     return (left - 1, top - 1, right - last, bottom - last)
-
-
-def refused(config: FrameworkConfig, folder: Path, message: str) -> None:
-    with pytest.raises(UserError, match=message) as caught:
-        config.finetune(folder / "out")
-    assert "\n" not in str(caught.value)
-    assert not (folder / "out").exists()
 
 
 def test_an_annotation_as_it_should_be(opened, voc: Voc):
@@ -157,6 +99,14 @@ def test_an_image_of_another_ending_is_named(opened, voc: Voc, tmp_path: Path, e
         rf"{voc.name}.jpg is missing, but trainval.txt lists it; there is {voc.name}{ending}, .* rename or convert"
     )
     refused(opened(), tmp_path, message)
+
+
+@pytest.mark.parametrize("ending", [".JPG", ".png"])
+def test_a_search_names_an_image_of_another_ending(opened, voc: Voc, ending: str):
+    voc.photograph.rename(voc.photograph.with_suffix(ending))
+    words = rf"{voc.name}.jpg .*is missing; there is {voc.name}{ending}, but .* {voc.name}.jpg: rename or convert it"
+    with pytest.raises(UserError, match=words):
+        opened().images()[0]
 
 
 @pytest.mark.parametrize("size", ["320x240", "120x160", "0x0"])
@@ -252,6 +202,15 @@ def test_letters_of_any_script_in_names(opened, voc: Voc):
     listing.write_text(listing.read_text().replace(voc.name, new), encoding="utf-8")
     config = opened()
     assert loaded(config)[new] == [("Füchse 狐", as_it_is(config, 11, 21, 50, 60))]
+
+
+@pytest.mark.parametrize("name", ["fox\n", " fox"])
+def test_a_name_with_space_around_it_is_named(opened, voc: Voc, name: str):
+    voc.annotate(11, 21, 50, 60, name=name)
+    with pytest.raises(
+        UserError, match=rf"{voc.name}.xml has an object of class .*; expected <name>fox</name>, without"
+    ):
+        opened()
 
 
 def test_a_turned_photograph_has_the_size_that_it_is_shown_in(voc: Voc):

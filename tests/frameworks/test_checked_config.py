@@ -53,6 +53,14 @@ class Touchy(FrameworkConfig):
         self.may("resolution")
         return Resolution()
 
+    @property
+    def data_sets(self) -> Sequence[str]:
+        return ["touchy"]
+
+    @property
+    def lacking(self) -> Sequence[str]:
+        return []
+
     def images(self) -> ImageSource:
         self.may("images")
         return TouchyImages(self)
@@ -71,11 +79,11 @@ class Touchy(FrameworkConfig):
         resume: bool = False,
         eval_only: bool = False,
         weights: Path | None = None,
-        began: Callable[[], None] = lambda: None,
+        stepped: Callable[[int], None] = lambda step: None,
     ) -> Mapping[str, float]:
         out.mkdir(exist_ok=True)
         self.may("build")
-        began()
+        stepped(1)
         self.may("train")
         return {"AP": 1.0}
 
@@ -180,11 +188,36 @@ def test_processes_together_are_not_begun_again(tmp_path, monkeypatch):
         checked("a=1", "build=1").finetune(tmp_path / "out")
 
 
-def test_training_that_fails_later_keeps_its_own_exception_and_its_files(tmp_path):
-    with pytest.raises(TypeError):
-        checked("train=1").finetune(tmp_path / "out")
-    assert (tmp_path / "out").exists()
-    assert checked().finetune(tmp_path / "out") == {"AP": 1.0}
+def test_training_that_fails_later_names_the_options_and_keeps_its_files(tmp_path):
+    out = tmp_path / "out"
+    expected = (
+        r"^Touchy stopped {} \(TypeError: train does not fit\); if it is one of the options a=1 train=1, correct "
+        rf"it and {{}}; the traceback is in {out}/traceback.txt$"
+    )
+    with pytest.raises(UserError, match=expected.format("after step 1", "start again")):
+        checked("a=1", "train=1").finetune(out)
+    written = (out / "traceback.txt").read_text()
+    assert written.startswith("Traceback")
+    assert written.endswith("TypeError: train does not fit\nand more\n")
+    (out / "last_checkpoint").touch()
+    with pytest.raises(UserError, match=expected.format("after step 1", "go on with --resume")):
+        checked("a=1", "train=1").finetune(out)
+    with pytest.raises(UserError, match=expected.format("in the evaluation", "go on with --resume")):
+        checked("a=1", "train=1").finetune(out, eval_only=True)
+    with pytest.raises(UserError, match=r"^train is refused$"):
+        checked("a=1", "train=refused").finetune(out)
+    assert checked("a=1").finetune(out) == {"AP": 1.0}
+
+
+def test_training_that_fails_later_without_options_keeps_its_own_exception(tmp_path, monkeypatch):
+    def fail(self: Touchy, what: str) -> None:
+        if what == "train":
+            raise MemoryError
+
+    monkeypatch.setattr(Touchy, "may", fail)
+    with pytest.raises(MemoryError):
+        checked().finetune(tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_number_of_processes_that_is_none_is_named():

@@ -1,22 +1,33 @@
 """What every framework's adapter has to do alike."""
 
+import importlib
 import os
+import random
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from samples import with_classes
 
 from data_plugin import Arch
+from data_plugin.frameworks.framework_config import LAST_CHECKPOINT
 from data_plugin.images.batch import ImageSource, LoadedImage, draw_batches
+from data_plugin.images.class_list import CLASS_LIST
 from data_plugin.images.input_format import InputFormat
 from data_plugin.space.resolution import Resolution
 from data_plugin.supernet.backbone_files import PTH_FILE
 from data_plugin.utils.errors import UserError
 
 SMALL = Arch.parse("d1-2-1-2_w8-8-16-24-40")
+REHEARSING = {
+    "detectron2": "data_plugin.backbones.detectron2.finetune",
+    "mmdet": "data_plugin.backbones.openmmlab.training",
+    "mmseg": "data_plugin.backbones.openmmlab.training",
+}
 
 
 class Names(ImageSource):
@@ -104,6 +115,31 @@ def test_a_written_config_asks_the_same_of_the_network(example, tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_trying_an_evaluation_before_a_training_changes_no_weight(example, winner: Path, tmp_path: Path, monkeypatch):
+    def drawing(model: torch.nn.Module) -> torch.nn.Module:
+        """Go on to evaluate; as if that took random numbers, of which it takes none here."""
+        random.random(), np.random.rand(), torch.rand(1)
+        return model.train(False)
+
+    def trained(name: str) -> dict[str, torch.Tensor]:
+        seed = f"{example.framework.seed_key}=0"
+        example.framework.open(str(winner), [seed], example.data_root).finetune(tmp_path / name)
+        last = tmp_path / name / Path((tmp_path / name / LAST_CHECKPOINT).read_text()).name
+        contents = torch.load(last, weights_only=False)  # written by this test
+        return contents.get("state_dict") or contents["model"]
+
+    monkeypatch.setattr(torch.nn.Module, "eval", drawing)
+    module = importlib.import_module(REHEARSING[example.framework.name])
+    with_it, calls = trained("with"), []
+    monkeypatch.setattr(module, "rehearse_evaluation", calls.append)
+    without = trained("without")
+    assert len(calls) == 1
+    assert with_it.keys() == without.keys()
+    assert not [name for name, value in without.items() if not torch.equal(value, with_it[name])]
+
+
+@pytest.mark.slow
 def test_opening_a_config_says_nothing_that_the_user_need_not_know(example):
     code = (
         "from pathlib import Path\n"
@@ -120,6 +156,26 @@ def test_opening_a_config_says_nothing_that_the_user_need_not_know(example):
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == ""
     assert "warn" not in ran.stderr.lower()
+
+
+@pytest.mark.slow
+def test_a_tool_says_on_a_line_and_once_what_a_config_warns_of(example, tmp_path: Path):
+    detects = example.framework.task == "detection"
+    root = tmp_path / "data"
+    if detects:
+        with_classes(example.data_root, root, ["raccoon", "kangaroo"])
+    else:
+        shutil.copytree(example.data_root, root)
+        (root / CLASS_LIST).write_text("meadow\nforest\n")
+    command = [sys.executable, "-m", f"data_plugin.tools.search_{'det' if detects else 'seg'}", "--dry-run"]
+    command += ["--config", example.config, "--framework", example.framework.name, "--data-root", str(root)]
+    command += ["--samples", "2", "--image-count", "2", "--opts", *example.small]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    said = ran.stderr.splitlines()
+    assert all(line.startswith("warning: ") for line in said), ran.stderr
+    assert len(set(said)) == len(said), ran.stderr
+    assert sum("classes of their own" in line for line in said) == detects, ran.stderr
 
 
 def test_unknown_names_list_the_known_ones(example):

@@ -3,8 +3,10 @@
 import gc
 import importlib
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,25 @@ VALUES = (
     "", "None", "True", "0", "-1", "3", "1.5", "9999999", "nan", "abc", "[]", "{}", "()", "[0]", "[None]", "[1,2,3]",
     "(3,(1)", "a,b", "[[1]]", "dict(a=1)", "'", "=", "ResNet", "../..", "é",
 )  # fmt: skip
+FINETUNED = {"detectron2": 80, "mmdet": 40, "mmseg": 40}
+"""How many options are fine-tuned with; detectron2 refuses most by their type."""
+
+LATE = {
+    "detectron2": ("TEST.DETECTIONS_PER_IMAGE=None", "MODEL.ROI_HEADS.NMS_THRESH_TEST=None", "INPUT.MIN_SIZE_TEST=-4"),
+    "mmdet": (
+        "val_dataloader.dataset.pipeline=[]",
+        "default_hooks.checkpoint.interval=abc",
+        "log_processor.window_size=abc",
+        "model.test_cfg.rcnn.nms.iou_threshold=abc",
+    ),
+    "mmseg": (
+        "val_dataloader.dataset.pipeline=[]",
+        "default_hooks.checkpoint.interval=abc",
+        "log_processor.window_size=abc",
+        "model.test_cfg.mode=abc",
+    ),
+}
+"""Options that a framework needs for the first time when it logs, saves or evaluates."""
 
 
 def keys(framework: str, path: Path) -> list[str]:
@@ -74,11 +95,13 @@ def mutated(text: bytes, draw: random.Random) -> bytes:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    """Leave out what takes time and changes nothing: collecting garbage, and laying a written config out."""
+    """Leave out what takes time and changes nothing: collecting garbage, laying a written config out, forking."""
     gc.collect()
     gc.freeze()
     if importlib.util.find_spec("mmengine"):
         monkeypatch.setattr("yapf.yapflib.yapf_api.FormatCode", lambda text, **options: (text, True))
+    if importlib.util.find_spec("mmdet"):
+        monkeypatch.setattr("mmdet.evaluation.functional.mean_ap.Pool", ThreadPool)
     yield
     gc.unfreeze()
 
@@ -91,6 +114,36 @@ def _no_more_memory_than_a_machine_has():
     resource.setrlimit(resource.RLIMIT_DATA, (8 << 30, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_an_option_that_is_needed_late_is_named_before_the_training(example, winner: Path, tmp_path: Path):
+    for option in LATE[example.framework.name]:
+        config = example.framework.open(str(winner), [option], example.data_root)
+        with pytest.raises(UserError, match=re.escape(f"cannot use the option {option!r} (")):
+            config.finetune(tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_no_more_memory_than_a_machine_has")
+@pytest.mark.filterwarnings("ignore")
+def test_any_option_is_trained_with_or_refused_in_one_sentence(example, winner: Path, tmp_path: Path):
+    draw = random.Random(0)
+    short = {option.partition("=")[0] for option in example.short}  # with other values a training may take for ever
+    known = [key for key in keys(example.framework.name, winner) if key not in short]
+
+    def finetune(option: str) -> None:
+        example.framework.open(str(winner), [option], example.data_root).finetune(tmp_path / "out")
+
+    refused = 0
+    count = FINETUNED[example.framework.name]
+    for _ in range(count):
+        option = f"{draw.choice(known)}={draw.choice(VALUES)}"
+        refused += is_refused(lambda option=option: finetune(option), option)
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    assert 0 < refused < count
 
 
 @pytest.mark.slow

@@ -111,6 +111,10 @@ def test_a_data_set_that_is_not_there_has_nothing_to_say(tmp_path: Path):
         ("<?xml version='1.0' encoding='none'?><annotation/>", "is missing or not an annotation in XML"),
         ("<annotation><object><bndbox/></object></annotation>", "has an object without a name"),
         ("<annotation><object><name> </name></object></annotation>", "has an object without a name"),
+        (
+            "<annotation><object><name>emu\n</name></object></annotation>",
+            r"has an object of class 'emu\\n'; expected <name>emu</name>, without spaces or line breaks around it",
+        ),
     ],
 )
 def test_annotations_that_name_no_class_are_named(own: Path, contents: str, message: str):

@@ -96,11 +96,29 @@ def test_it_goes_on_where_it_stopped_without_another_search(arguments, tmp_path,
     assert len(trained) == len(set(trained))
 
 
+def test_the_bare_command_goes_on_with_its_newest_search_that_is_not_fine_tuned(
+    arguments, tmp_path, trained, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    at = arguments.index("--out")
+    bare = [*arguments[:at], *arguments[at + 2 :]]
+    assert search_det.main(bare) == 0
+    assert search_det.main([*bare, "--finetune", "40"]) == 0
+    monkeypatch.setattr("data_plugin.search.run.run_search", lambda *_: pytest.fail("searched again"))
+    assert search_det.main([*bare, "--finetune", "40", "--resume"]) == 0
+    assert Search.read(Path("runs", "faster_rcnn_c4_voc-1")).report.finetuning is not None
+    capsys.readouterr()
+    assert search_det.main([*bare, "--finetune", "40", "--resume"]) == 2
+    assert "holds no unfinished search of faster_rcnn_c4_voc, nor one to fine-tune" in capsys.readouterr().err
+
+
 def test_what_does_not_go_on_is_one_sentence(arguments, supernet, tmp_path, trained, monkeypatch, capsys):
     assert search_det.main([*arguments, "--finetune", "40"]) == 0
     capsys.readouterr()
     assert search_det.main([*arguments, "--finetune", "40", "--resume", "--seed", "5"]) == 2
     assert "a finished search of other settings: its seed was 0 and is 5" in capsys.readouterr().err
+    assert search_det.main([*arguments, "--finetune", "40", "--resume", "--precision", "bfloat16"]) == 2
+    assert "its precision was 'float32' and is 'bfloat16'" in capsys.readouterr().err
     assert search_det.main([*arguments, "--finetune", "50", "--resume"]) == 2
     assert "iterations was 40 and is 50" in capsys.readouterr().err
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")

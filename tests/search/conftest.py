@@ -26,6 +26,8 @@ class RandomConfig(FrameworkConfig):
         self.asked_taps: tuple[str, ...] = ("C5",)
         self.runs_at = Resolution()
         self.feeds = InputFormat.imagenet()
+        self.opened_at: Path | None = None
+        self.misses: Sequence[str] = ()
 
     @property
     def input_format(self) -> InputFormat:
@@ -39,11 +41,19 @@ class RandomConfig(FrameworkConfig):
     def resolution(self) -> Resolution:
         return self.runs_at
 
+    @property
+    def data_sets(self) -> Sequence[str]:
+        return ["random images"]
+
+    @property
+    def lacking(self) -> Sequence[str]:
+        return self.misses
+
     def images(self) -> ImageSource:
         return self.source
 
     def images_of(self, images: Images) -> ImageSource:
-        return RandomImages([(64, 64)] * len(images), images.names)
+        return RandomImages([(64, 64)] * len(images), images.keys)
 
     def write(self, arch, weights, path) -> None:
         path.write_text(f"{arch} {weights}")
@@ -59,6 +69,7 @@ def config(monkeypatch: pytest.MonkeyPatch) -> RandomConfig:
 
     class RandomFramework(Framework):
         def open(self, config, options=(), data_root=None, classes=None) -> FrameworkConfig:
+            answers.opened_at = data_root
             return answers
 
     framework = RandomFramework(**{field.name: getattr(MMDET, field.name) for field in fields(MMDET)})

@@ -25,6 +25,7 @@ pytest.importorskip("lightly", reason="heads need lightly")
 FEATURES = SPACE.largest.out_channels[-1]
 SETTINGS = {
     "mocov2": {"hidden": 24, "dim": 8},
+    "mocov2_symmetric": {"hidden": 24, "dim": 8},
     "byol": {"hidden": 24, "dim": 8},
     "ressl": {"hidden": 24, "dim": 8},
     "densecl": {"hidden": 24, "dim": 8},

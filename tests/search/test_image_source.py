@@ -4,14 +4,18 @@ import json
 import re
 import shutil
 import tarfile
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from samples import SMALL_C4, SPACE, random_supernet_file
 
 from data_plugin import search_supernet
 from data_plugin.frameworks.registry import DETECTRON2, MMDET, MMSEG
+from data_plugin.images.batch import draw_batches
 from data_plugin.images.open import open_images
 from data_plugin.search.found import Search
 from data_plugin.search.resume import PartialSearch
@@ -27,6 +31,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:TRAINING DATA IS NOT", "ignore:2
 @pytest.fixture
 def supernet(tmp_path: Path) -> Path:
     return random_supernet_file(tmp_path / "supernet.safetensors")
+
+
+EXAMPLES = {
+    MMDET: ("faster_rcnn_c4_voc", SMALL_C4["mmdet"]),
+    DETECTRON2: ("faster_rcnn_c4_voc", SMALL_C4["detectron2"]),
+    MMSEG: ("fcn_d8_cityscapes", SMALL_FCN),
+}
 
 
 @pytest.fixture
@@ -143,11 +154,64 @@ def picture(path: Path) -> Path:
     return path
 
 
-def test_shards_have_no_files_of_their_own(tmp_path):
-    with tarfile.open(tmp_path / "0.tar", "w") as shard:
-        shard.add(picture(tmp_path / "a.png"), "a.png")
-    with pytest.raises(UserError, match="is a shard of many images; expected an image a file: unpack the shards"):
-        _ = open_images(tmp_path / "0.tar").files
+@pytest.fixture(params=EXAMPLES)
+def small(request, tmp_path, nowhere):
+    """A config of every framework in turn, without data."""
+    pytest.importorskip(request.param.name, reason=f"{request.param.name} is not installed")
+    return request.param.open(*EXAMPLES[request.param])
+
+
+def shards(folder: Path, of: Sequence[Path], *, prefix: str = "") -> Path:
+    """Files in two shards, in another order than that of their names."""
+    folder.mkdir()
+    for number in range(2):
+        with tarfile.open(folder / f"{number}.tar", "w") as shard:
+            for path in of[number::2][::-1]:
+                shard.add(path, prefix + path.name)
+    return folder
+
+
+def test_images_in_shards_are_those_of_a_folder(small, drawn_voc, tmp_path):
+    files = sorted((drawn_voc / "VOC2007" / "JPEGImages").iterdir())[:6]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for path in files:
+        shutil.copy(path, folder)
+    temporary = sorted(Path(tempfile.gettempdir()).iterdir())
+    expected = list(draw_batches(small.images_of(open_images(folder)), 4, 2, seed=1))
+    for packed in (shards(tmp_path / "shards", files), shards(tmp_path / "dotted", files, prefix="./")):
+        found = list(draw_batches(small.images_of(open_images(packed)), 4, 2, seed=1))
+        assert [batch.names for batch in found] == [batch.names for batch in expected]
+        assert all(torch.equal(mine.images, other.images) for mine, other in zip(found, expected, strict=True))
+    one = list(draw_batches(small.images_of(open_images(packed / "1.tar")), None, 4, seed=1))
+    assert sorted(name for batch in one for name in batch.names) == [path.name for path in files[1::2]]
+    assert sorted(Path(tempfile.gettempdir()).iterdir()) == temporary
+
+
+def test_an_unreadable_image_is_named_in_its_shard(small, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    images = open_images(shards(tmp_path / "shards", [tmp_path / "a.png", picture(tmp_path / "b.png")]))
+    with pytest.raises(UserError, match=rf"{tmp_path}/shards/0.tar/a.png cannot be read") as caught:
+        _ = small.images_of(images)[0]
+    assert tempfile.gettempdir() + "/tmp" not in str(caught.value)
+
+
+def test_members_of_one_name_are_told_apart_by_their_shards(tmp_path):
+    for number in range(2):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as shard:
+            shard.add(picture(tmp_path.parent / "a.png"), "a.png")
+    assert open_images(tmp_path).keys == ["0.tar/a.png", "1.tar/a.png"]
+
+
+def test_a_search_draws_the_same_images_of_shards_and_of_a_folder(config, arguments, tmp_path):
+    (tmp_path / "folder").mkdir()
+    files = [picture(tmp_path / "folder" / f"{name}.png") for name in "abcdef"]
+    sources = {"unpacked": tmp_path / "folder", "packed": shards(tmp_path / "shards", files)}
+    for name, source in sources.items():
+        assert search_det.main(arguments(tmp_path / name, "--images", str(source), "--image-count", "3")) == 0
+    unpacked, packed = (Search.read(tmp_path / name).report for name in sources)
+    assert packed.images.names == unpacked.images.names
+    assert packed.run["image_source"] == str(tmp_path / "shards")
 
 
 def test_images_are_named_below_their_folder_and_safe_from_an_output_folder(config, arguments, tmp_path, capsys):

@@ -98,6 +98,18 @@ def test_what_is_free_changes_no_result(supernet, monkeypatch):
         measure(supernet, data, norm="batch")
 
 
+def test_what_could_not_be_handed_over_is_refused_before_it_is_measured(supernet, monkeypatch):
+    """A search that compares in parts, and whose winners' statistics would be those of parts."""
+    data = random_batches([SIZE] * 5)
+    largest = statistics_bytes(supernet.query, [SPACE.largest], 3)
+    walked = Bound(0, True, supernet.query, supernet.key, ("C5",), held=largest).foreseen(5, SIZE, compared=False)
+    monkeypatch.setattr("data_plugin.search.searcher.free_memory", lambda device: (walked - 1) / 0.7)
+    searcher = Searcher(supernet, TAPS, norm="running")
+    with pytest.raises(UserError, match=r"a batch of 5 images of 96x128 needs .* lower --batch-size, or give --max-me"):
+        searcher.require_room(data)
+    Searcher(supernet, TAPS, norm="running", max_memory=walked).require_room(data)
+
+
 def test_recalibrated_statistics_are_foreseen_and_of_whole_batches_where_these_fit(supernet):
     data = random_batches([SIZE] * 2)
     held = statistics_bytes(supernet.query, tree_order(ARCHS), 3) + statistics_bytes(supernet.key, [SPACE.largest], 3)

@@ -1,15 +1,24 @@
 import json
 import os
+import warnings
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
-from samples import SPACE, RandomImages
+from samples import SPACE, RandomImages, random_batches
 from torch.utils.flop_counter import FlopCounterMode
 
 from data_plugin.features.prefix_tree import tree_order, walk
-from data_plugin.search.plan import SearchPlan, work
+from data_plugin.frameworks.framework import Framework
+from data_plugin.frameworks.registry import DETECTRON2, MMDET
+from data_plugin.search import plan as plan_module
+from data_plugin.search.plan import SearchPlan, foresee, work
 from data_plugin.search.run import SearchOptions, plan_search, run_search
+from data_plugin.search.searcher import Searcher
 from data_plugin.search.strategies.sample import Sample
+from data_plugin.space.cost import STRIDES
 from data_plugin.supernet.checkpoint import load_supernet
 from data_plugin.tools import search_det
 from data_plugin.tools.demo_data import demo_data
@@ -44,7 +53,7 @@ def test_a_config_alone_is_enough(bare, tmp_path, capsys):
     plan = plans(printed)
     assert plan["config"] == "faster_rcnn_c4_voc, MMDetection"
     assert plan["supernet"].startswith("shipped, trained with distill; a teacher of its weights saw labels")
-    assert plan["images"] == "3 of 3, the config's data"
+    assert plan["images"] == "3 of 3, random images"
     assert plan["taps"] == "C5"
     assert plan["output"] == os.path.join("runs", "faster_rcnn_c4_voc-1")
     budgets = [int(budget.partition("(")[2].rstrip(")")) for budget in plan["budgets"].split(", ")]
@@ -55,6 +64,30 @@ def test_a_config_alone_is_enough(bare, tmp_path, capsys):
     assert plan["networks"].startswith(f"{sum(budgets)} at the most and {len(rivals)} rivals, ")
     assert search_det.main(bare) == 0
     assert (tmp_path / "runs" / "faster_rcnn_c4_voc-2" / "report.html").is_file()
+
+
+def test_what_fine_tuning_will_miss_is_said(few, config, tmp_path, capsys):
+    config.misses = ["test.txt is missing", "so is val.txt"]
+    assert search_det.main([*few, "--dry-run"]) == 0
+    assert plans(capsys.readouterr().out)["lacking"] == "for fine-tuning: test.txt is missing; so is val.txt"
+
+
+def test_data_of_two_frameworks_are_warned_of_once(few, config, monkeypatch, recwarn):
+    warn = partial(warnings.warn, "the data have classes of their own", stacklevel=1)
+
+    class Warns(Framework):
+        def open(self, *given):
+            warn()
+            return config
+
+    frameworks = [
+        Warns(**{each.name: getattr(made, each.name) for each in fields(made)}) for made in (MMDET, DETECTRON2)
+    ]
+    monkeypatch.setattr(Framework, "is_installed", True)
+    monkeypatch.setattr("data_plugin.search.run.find_framework", lambda *_: frameworks[0])
+    monkeypatch.setattr("data_plugin.search.run.frameworks_of", lambda task: frameworks)
+    assert search_det.main([*few, "--dry-run"]) == 0
+    assert [str(each.message) for each in recwarn if "classes" in str(each.message)] == [warn.args[0]]
 
 
 def test_a_dry_run_says_the_same_and_writes_nothing(few, tmp_path, capsys):
@@ -94,9 +127,9 @@ def test_resume_finds_the_newest_search_that_is_unfinished(few, config, tmp_path
 def test_the_environment_names_the_data_root(few, config, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("DATA_ROOT", str(tmp_path))
     assert search_det.main([*few, "--dry-run"]) == 0
-    assert plans(capsys.readouterr().out)["images"] == f"3 of 3, below {tmp_path}"
+    assert config.opened_at == tmp_path
     assert search_det.main([*few, "--dry-run", "--data-root", "here"]) == 0
-    assert plans(capsys.readouterr().out)["images"] == "3 of 3, below here"
+    assert config.opened_at == Path("here")
 
 
 @pytest.mark.parametrize(("task", "folder"), [("detection", "VOC2007/JPEGImages"), ("segmentation", "leftImg8bit/val")])
@@ -161,3 +194,33 @@ def test_nothing_is_announced_before_all_is_checked(config, supernet_file, tmp_p
     with pytest.raises(UserError, match="is not empty"):
         run_search(options, told.append)
     assert len(told) == 1
+
+
+def test_large_images_are_timed_in_parts_for_as_long_as_patience_lasts(supernet_file, monkeypatch):
+    searcher, batches = Searcher(load_supernet(supernet_file), ["C5"]), random_batches([(500, 600), (400, 500)])
+    measure, seen = Searcher.measure, []
+
+    def recorded(self, archs, held):
+        (batch,) = held
+        seen.append((tuple(batch.images.shape[-2:]), batch.sizes))
+        return measure(self, archs, held)
+
+    monkeypatch.setattr(Searcher, "measure", recorded)
+    archs = SPACE.sample(4, seed=0)
+    flops, seconds = foresee(searcher, batches, archs, 10, STRIDES)
+    first, *parts = seen
+    assert first == parts[0]  # the first time of all takes longer
+    assert [size for size, _ in parts] == [(125, 150), (250, 300), (500, 600)]
+    assert parts[-1][1] == [(500, 600), (400, 500)]
+    monkeypatch.setattr(plan_module, "PATIENCE", 0.0)
+    again, roughly = foresee(searcher, batches, archs, 10, STRIDES)
+    assert seen[4:] == [first, first]
+    assert again == flops
+    assert roughly > 0
+    assert seconds > 0
+
+
+def test_images_that_do_not_fit_are_refused_with_the_plan(supernet_file):
+    searcher = Searcher(load_supernet(supernet_file), ["C5"], max_memory=2_000_000)
+    with pytest.raises(UserError, match=r"one image of 500x600 needs .* MB, more than the bound"):
+        foresee(searcher, random_batches([(500, 600)]), SPACE.sample(4, seed=0), 10, STRIDES)

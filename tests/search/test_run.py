@@ -369,10 +369,10 @@ def test_images_come_in_the_order_in_which_they_were_drawn(config, arguments, tm
 
 def test_a_killed_search_resumes_to_the_same_result(config, arguments, tmp_path, capsys):
     assert search_det.main(arguments(tmp_path / "whole")) == 0
-    config.source = FailingImages(3, after=3)
+    config.source = FailingImages(3, after=4)
     with pytest.raises(KeyboardInterrupt):
         search_det.main(arguments(tmp_path / "out"))
-    _, *first = config.source.read  # what the plan is made by comes before
+    _, _, *first = config.source.read  # what the plan is made by, and what memory is foreseen by, come before
     assert len(first) == 2
 
     assert search_det.main(arguments(tmp_path / "out")) == 2
@@ -383,8 +383,8 @@ def test_a_killed_search_resumes_to_the_same_result(config, arguments, tmp_path,
 
     config.source = FailingImages(3, after=9)
     assert search_det.main(arguments(tmp_path / "out", "--resume")) == 0
-    assert config.source.read[1] not in first  # what is left, and then all for the winners' batch norms
-    assert len(config.source.read) == 5
+    assert config.source.read[2] not in first  # what is left, and then all for the winners' batch norms
+    assert len(config.source.read) == 6
     assert (tmp_path / "whole" / "search.json").read_text() == (tmp_path / "out" / "search.json").read_text()
     assert search_det.main(arguments(tmp_path / "out", "--resume")) == 2
     assert "holds no unfinished search" in capsys.readouterr().err

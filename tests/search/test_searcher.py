@@ -247,6 +247,29 @@ def test_the_teacher_runs_once_a_batch_however_often_one_comes_back(supernet, mo
     assert len(walked) == 2
 
 
+def test_statistics_are_taken_once_however_often_one_comes_back(supernet, monkeypatch):
+    data = random_batches([(64, 64)] * 2, [(64, 64)])
+    searcher = Searcher(supernet, ["C3", "C5"], norm="recalibrated")
+    measurement = searcher.on(data, comes_back=True)
+    taken: list[tuple[str, tuple[str, ...]]] = []
+    for name in ("teacher", "students"):
+        side = getattr(measurement, name)
+
+        def calibrate(archs, images, visit, name=name, whole=side.calibrate):
+            taken.append((name, tuple(map(str, archs))))
+            whole(archs, images, visit)
+
+        monkeypatch.setattr(side, "calibrate", calibrate)
+    first, second = SPACE.sample(4, seed=0), SPACE.sample(4, seed=1)
+    for batches in ([0], [0, 1]):  # as halving comes back to the networks that are left
+        measurement.measure(first, batches)
+    found = measurement.measure(second)
+    assert [name for name, _ in taken] == ["teacher", "students", "students"]
+    assert set(taken[1][1]) == set(map(str, first))
+    assert set(taken[2][1]) == set(map(str, second)) - set(map(str, first))
+    np.testing.assert_allclose(by_tap(found), by_tap(searcher.measure(second, data)), rtol=1e-6)
+
+
 def test_networks_may_see_more_images_later(supernet):
     archs, data = SPACE.sample(6, seed=1), random_batches([(64, 64)], [(64, 96)], [(96, 64)])
     searcher = Searcher(supernet, ["C3", "C5"])

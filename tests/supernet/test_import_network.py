@@ -205,6 +205,25 @@ def test_a_network_without_average_or_heads_is_its_own_teacher_and_that_is_said(
     assert "left out: fc.* (2)" in said
 
 
+@pytest.mark.parametrize("more", [[], ["--space"]], ids=["backbone", "supernet"])
+def test_dinos_published_network_is_its_teacher(write, space, tmp_path, capsys, more):
+    student, teacher = narrow(nn.Linear(128, 5)), narrow(nn.Linear(128, 5))
+    branches = {"student": ("module.backbone.", student), "teacher": ("backbone.", teacher)}
+    contents = {
+        branch: {f"{prefix}{name}": value for name, value in network.state_dict().items()}
+        for branch, (prefix, network) in branches.items()
+    }
+    out = tmp_path / ("supernet.safetensors" if more else "backbone")
+    arguments = ["import", str(write({**contents, "epoch": 1})), "--out", str(out), *more, *[space][: len(more)]]
+    assert main(arguments) == 0
+    found = load_supernet(out).query if more else DATAResNet.from_pretrained(out)
+    for name, value in found.state_dict().items():
+        assert torch.equal(value, teacher.state_dict()[name]), name
+    said = capsys.readouterr().out
+    assert "the file's entry 'teacher' was taken; others hold a network, too" in said
+    assert "student, epoch" in said.partition("left out: ")[2]
+
+
 def test_heads_of_another_form_are_left_out_and_counted(write):
     found = read_one_network(write(published(MoCo(mlp=False))), SearchSpace.from_json(SPACE), InputFormat.imagenet())
     assert found.supernet.heads == {}

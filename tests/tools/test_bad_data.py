@@ -1,13 +1,15 @@
 """Data sets as they should not be: one sentence that names the fault, exit code 2, nothing written."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from samples import SMALL_C4
+from PIL import Image
+from samples import SMALL_C4, draw_own_coco
 
-from data_plugin.tools import finetune_det, search_det
+from data_plugin.tools import finetune_det, finetune_seg, search_det
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -69,6 +71,71 @@ def assert_one_sentence(said: str, named: str) -> None:
     sentences = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(sentences) == 1, said
     assert named in sentences[0], said
+
+
+def coco_file(root: Path) -> Path:
+    return root / "annotations" / "instances_train2017.json"
+
+
+def change_coco(**fields: object) -> Callable[[Path], object]:
+    def change(root: Path) -> None:
+        contents = json.loads(coco_file(root).read_text())
+        contents["annotations"][0].update(fields)
+        coco_file(root).write_text(json.dumps(contents))
+
+    return change
+
+
+COCO: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a file that is cut off": (lambda root: coco_file(root).write_text('{"images": ['), "cannot be read as COCO"),
+    "a size of nothing": (lambda root: replace(coco_file(root), '"width": 96', '"width": 0'), "the first of 1 such"),
+    "a box turned round": (change_coco(bbox=[22, 10, -18, 40]), "the bbox [22, 10, -18, 40]"),
+    "a box of no numbers": (change_coco(bbox=[4, 10, float("nan"), 40]), "the bbox [4, 10, nan, 40]"),
+    "no area": (lambda root: replace(coco_file(root), '"area"', '"areas"'), "an annotation without area"),
+    "a category that is not listed": (change_coco(category_id=99), "category 99"),
+    "an image of another ending": (
+        lambda root: (root / "train2017" / "0.png").rename(root / "train2017" / "0.jpg"),
+        "there is 0.jpg, but what is read is 0.png",
+    ),
+}
+"""What is wrong with data in COCO's layout, and what the sentence names, before a training."""
+
+
+@pytest.mark.parametrize("framework", ["mmdet", "detectron2"])
+@pytest.mark.parametrize("fault", COCO)
+def test_a_detector_is_not_trained_on_coco_with(fault, framework, tmp_path, capsys):
+    pytest.importorskip(framework, reason=f"{framework} is not installed")
+    root, out = draw_own_coco(tmp_path / "data"), tmp_path / "out"
+    spoil, named = COCO[fault]
+    spoil(root)
+    arguments = ["--config", "faster_rcnn_fpn_coco", "--framework", framework, "--data-root", root, "--out", out]
+    assert finetune_det.main([*map(str, arguments)]) == 2
+    assert_one_sentence(capsys.readouterr().err, named)
+    assert not out.exists()
+
+
+def label_file(root: Path) -> Path:
+    return sorted((root / "gtFine" / "train").rglob("*.png"))[0]
+
+
+LABELS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a label file that is missing": (lambda root: label_file(root).unlink(), "cannot be read as labels"),
+    "labels in colour": (lambda root: Image.new("RGB", (96, 64)).save(label_file(root)), "has 3 channels"),
+    "labels of another size": (lambda root: Image.new("L", (64, 96)).save(label_file(root)), "the first of 1 such"),
+    "a label beyond the classes": (lambda root: Image.new("L", (96, 64), 19).save(label_file(root)), "the label 19"),
+}
+"""What is wrong with data in Cityscapes' layout, and what the sentence names, before a training."""
+
+
+@pytest.mark.parametrize("fault", LABELS)
+def test_a_segmenter_is_not_trained_on(fault, drawn_cityscapes, tmp_path, capsys):
+    pytest.importorskip("mmseg", reason="mmseg is not installed")
+    root, out = shutil.copytree(drawn_cityscapes, tmp_path / "data"), tmp_path / "out"
+    spoil, named = LABELS[fault]
+    spoil(root)
+    assert finetune_seg.main(["--config", "fcn_d8_cityscapes", "--data-root", str(root), "--out", str(out)]) == 2
+    assert_one_sentence(capsys.readouterr().err, named)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("framework", ["mmdet", "detectron2"])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.search.report.html import html_report
-from data_plugin.search.report.search_report import Candidates, SearchReport, Winner
+from data_plugin.search.report.search_report import SEARCH_FILE, Candidates, SearchReport, Winner
 from data_plugin.supernet.backbone_files import save_backbone
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.files import write_whole
@@ -24,12 +24,13 @@ RUNS = Path("runs")
 """Where searches that are given no output folder put theirs."""
 
 
-def numbered_folder(config: str, resume: bool) -> Path:
+def numbered_folder(config: str, resume: bool, finetune: bool = False) -> Path:
     """The output folder of a search that was given none: ``runs/CONFIG-1`` and on.
 
     Args:
         config: name or path of the config.
         resume: take the newest one that holds an unfinished search.
+        finetune: take a finished search for unfinished, too, whose winners and rivals are not all fine-tuned.
 
     Raises:
         UserError: if a search is to go on and none is unfinished.
@@ -39,10 +40,17 @@ def numbered_folder(config: str, resume: bool) -> Path:
     found = {int(match[1]): path for match, path in matches if match}
     if not resume:
         return RUNS / f"{name}-{max(found, default=0) + 1}"
-    unfinished = [number for number, path in found.items() if (path / PARTIAL).is_dir()]
-    if not unfinished:
-        raise UserError(f"{RUNS} holds no unfinished search of {config}; start one without --resume, or name its --out")
-    return found[max(unfinished)]
+    newest_first = (found[number] for number in sorted(found, reverse=True))
+    unfinished = (path for path in newest_first if (path / PARTIAL).is_dir() or (finetune and _is_not_finetuned(path)))
+    if (path := next(unfinished, None)) is None:
+        what = f"no unfinished search of {config}{', nor one to fine-tune the winners of' if finetune else ''}"
+        raise UserError(f"{RUNS} holds {what}; start one without --resume, or name its --out")
+    return path
+
+
+def _is_not_finetuned(out: Path) -> bool:
+    """Whether a folder holds a finished search whose winners and rivals are not all fine-tuned."""
+    return (out / SEARCH_FILE).is_file() and SearchReport.read(out).finetuning is None
 
 
 def require_free(out: Path, overwrite: bool, resume: bool) -> None:
@@ -112,7 +120,7 @@ def write_report(out: Path, report: SearchReport) -> None:
         out: the folder of the search.
         report: the report.
     """
-    _write(out / "search.json", json.dumps(report.to_json(), indent=1) + "\n")
+    _write(out / SEARCH_FILE, json.dumps(report.to_json(), indent=1) + "\n")
     _write(out / "report.html", html_report(report))
 
 

@@ -54,7 +54,7 @@ def _run(report: SearchReport) -> dict[str, str]:
         "relation rows": report.rows,
         "images": f"{len(report.images.names)}, sha256 {report.images.sha256}",
         "the teacher's own entropy": words.decimals(report.entropy),
-        **{name.replace("_", " "): value for name, value in report.run.items()},
+        **{name.replace("_", " "): value for name, value in report.run.items() if name != "asked_for"},
     }
     return {name: _text(value) for name, value in values.items()}
 

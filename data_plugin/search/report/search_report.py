@@ -23,8 +23,11 @@ from data_plugin.space.budget import Budget, Costs
 from data_plugin.space.pareto import pareto_front
 from data_plugin.utils.errors import UserError
 
+SEARCH_FILE = "search.json"
+"""The report of a finished search, in its output folder."""
+
 FORMAT = 3
-"""Of ``search.json``."""
+"""Of that file."""
 
 NEAR = 20
 """Networks that are named of those that the images do not tell apart from a winner."""
@@ -292,7 +295,7 @@ class SearchReport:
         Raises:
             UserError: if there is none or it cannot be read.
         """
-        path = Path(folder) / "search.json"
+        path = Path(folder) / SEARCH_FILE
         try:
             contents = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(contents, dict) or contents.get("format") != FORMAT:

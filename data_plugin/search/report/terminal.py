@@ -27,7 +27,7 @@ NAMED = 3
 def terminal_report(report: SearchReport) -> str:
     """The winners, how sure they are, what was approximated, on which images and of which supernet, in plain text."""
     images, supernet = f"compared on {images_text(report)}", f"supernet: {supernet_text(report.run['supernet'])}"
-    teacher = f"its teacher: {knowledge_text(report.knowledge)}"
+    teacher = f"its teacher: {knowledge_text(report.knowledge, report.run.get('search_teacher', ()))}"
     rivals = ["", *_aligned(beside(report), left=3), ""] if report.rivals else []
     latency = [text for text in (latency_text(report),) if text]
     texts = [*_certainty(report), *latency, *approximation_texts(report), images, supernet, teacher]

@@ -67,8 +67,15 @@ def supernet_text(supernet: Mapping[str, Any], training: Mapping[str, Any] | Non
     return f"{supernet['path']}, trained with {supernet['method']}{on}{labels.get(supernet.get('saw_labels'), '')}"
 
 
-def knowledge_text(known: Knowledge | None) -> str:
-    """What the supernet's teacher knows of the images of a search, loud where that is little."""
+def knowledge_text(known: Knowledge | None, external: Sequence[str] = ()) -> str:
+    """What the teacher of a search knows of its images, loud where that is little.
+
+    Args:
+        known: what was found out of the supernet's own teacher; None where it was not looked at.
+        external: the words that name another teacher.
+    """
+    if external:
+        return f"{external[0]}, from outside the supernet and not checked"
     if known is None:
         return f"not checked: below {FEWEST} images nothing can be said"
     least, most = min(known.random), max(known.random)

@@ -217,7 +217,11 @@ def test_labels_beyond_the_class_count_are_refused(name, own_coco, backbone, tmp
     ("split", "change", "words"),
     [
         ("train2017", lambda it: it["annotations"][0].update(category_id=999), "instances_train2017.json: .*999"),
-        ("train2017", lambda it: it.pop("categories"), "instances_train2017.json: categories"),
+        (
+            "train2017",
+            lambda it: it.pop("categories"),
+            r"_train2017.json cannot be .*\(KeyError: 'categories'",
+        ),
         ("train2017", lambda it: it["images"][0].update(file_name="absent.jpg"), "train2017/absent.jpg .*is missing"),
         ("val2017", lambda it: it.update(annotations=[]), "coco_2017_val has no object in 4 images"),
         ("val2017", lambda it: it.update(images=[]), "coco_2017_val has no images"),
@@ -242,7 +246,9 @@ def test_files_that_number_their_classes_differently_are_refused(own_coco):
 def test_a_truncated_file_is_refused(own_coco, backbone, tmp_path):
     path = own_coco / "annotations" / "instances_train2017.json"
     path.write_text(path.read_text()[:500])
-    refused("instances_train2017.json: ", load(own_coco, f"MODEL.WEIGHTS={backbone}"), tmp_path / "out")
+    refused(
+        "instances_train2017.json cannot be read as COCO", load(own_coco, f"MODEL.WEIGHTS={backbone}"), tmp_path / "out"
+    )
 
 
 @pytest.mark.parametrize("split", ["TRAIN", "TEST"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import OBJECTS, draw_own_coco, unchanged_catalogs
+from samples import OBJECTS, draw_own_coco, random_supernet_file, unchanged_catalogs
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
@@ -24,6 +24,7 @@ from data_plugin.backbones import DATAResNet
 from data_plugin.backbones import detectron2 as adapter
 from data_plugin.frameworks.registry import DETECTRON2
 from data_plugin.supernet.backbone_files import PTH_FILE, save_backbone
+from data_plugin.tools import search_det
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*lists categories of its own")
 
@@ -152,6 +153,33 @@ def perfect(cfg, record: dict) -> Instances:
     found.pred_masks = BitMasks.from_polygon_masks(truth.gt_masks, *truth.image_size).tensor
     found.scores = torch.ones(len(truth))
     return found
+
+
+def test_the_data_open_again_after_a_training_in_the_same_process(coco: Path, tmp_path: Path):
+    path = written(tmp_path, load(coco, classes=TURNED))
+    figures = [load(coco, name=path).finetune(tmp_path / f"out{run}") for run in range(2)]
+    assert figures[0] == pytest.approx(figures[1], abs=0.2)
+    again = load(coco)
+    assert again.cfg.DATASETS.CLASSES == BY_ID
+    assert len(again.images()) == 4
+    assert len(load(draw_own_coco(tmp_path / "other", train=3)).images()) == 3
+
+
+def test_a_search_opens_the_data_again_to_fine_tune(coco: Path, tmp_path: Path, monkeypatch):
+    trained = []
+
+    def train(cfg, out: Path, *, began, **_):
+        assert labels("coco_2017_train") == [[BY_ID.index(name) for name in OBJECTS]] * 4
+        trained.append(out)
+        began()
+        return {"AP": 1.0, "AP50": 2.0, "AP75": 3.0}
+
+    monkeypatch.setattr("data_plugin.backbones.detectron2.config.finetune", train)
+    supernet = random_supernet_file(tmp_path / "supernet.safetensors")
+    arguments = ["--config", "faster_rcnn_fpn_coco", "--framework", "detectron2", "--data-root", coco]
+    arguments += ["--supernet", supernet, "--group", "0-1", "--samples", "1", "--image-count", "2", "--finetune", "1"]
+    assert search_det.main([*map(str, arguments), "--out", str(tmp_path / "out"), "--opts", *QUICK]) == 0
+    assert len(trained) > 1
 
 
 def rewrite(root: Path, split: str, change) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -56,23 +57,30 @@ def backbone(tmp_path) -> Path:
 # Training
 
 
+def log(out: Path) -> str:
+    return (out / "log.txt").read_text()
+
+
 def test_finetune_evaluate_and_resume(drawn_voc, backbone, tmp_path):
     out = tmp_path / "out"
     load(drawn_voc).write(SMALL, backbone, tmp_path / "winner.yaml")
-    config, begun = load(drawn_voc, name=str(tmp_path / "winner.yaml")), []
-    figures = config.finetune(out, began=lambda: begun.append(sorted(path.name for path in out.glob("*.pth"))))
-    assert begun == [[]], "told once, before the end"
+    config, steps = load(drawn_voc, name=str(tmp_path / "winner.yaml")), []
+    figures = config.finetune(out, stepped=lambda step: steps.append((step, (out / "model_final.pth").exists())))
+    assert steps == [(1, False), (2, True)]
     assert set(figures) == {"AP", "AP50", "AP75"}
     assert all(0 <= value <= 100 for value in figures.values())
-    assert (out / "log.txt").is_file()
+    said = re.findall(r"the weights of (\S+) in (\w+): (\d+) of (\d+) matched, none missing, none unexp", log(out))
+    assert {(arch, module) for arch, module, *_ in said} == {(str(SMALL), "DATAResNet"), (str(SMALL), "Res5Stage")}
+    assert all(matched == expected for *_, matched, expected in said)
     trained = torch.load(out / "model_final.pth", weights_only=True)
     assert trained["iteration"] == 1
     start = torch.load(backbone, weights_only=True)["layer4.0.conv2.weight"]
     moved = (trained["model"]["roi_heads.res5.layer4.0.conv2.weight"] - start).abs()
     assert 0 < moved.max() < 0.1, "training has to start from the backbone's weights"
 
-    assert config.finetune(out, eval_only=True, began=lambda: begun.append([])) == figures
-    assert len(begun) == 2
+    steps.clear()
+    assert config.finetune(out, eval_only=True, stepped=steps.append) == figures
+    assert steps == [0]
     assert config.finetune(tmp_path / "elsewhere", eval_only=True, weights=out / "model_final.pth") == figures
 
     load(drawn_voc, "SOLVER.MAX_ITER=3", name=str(tmp_path / "winner.yaml")).finetune(out, resume=True)

@@ -339,8 +339,14 @@ def test_search_images_of_coco(coco: Path) -> None:
 
 
 def test_annotations_that_cannot_be_read_are_named(damaged: Path) -> None:
-    config = MMDET.open("retinanet_fpn_coco", ["test_dataloader.num_workers=0"], damaged)
+    options = ["test_dataloader.num_workers=0"]
+    config = MMDET.open("retinanet_fpn_coco", options, damaged)
+    of_another_kind = MMDET.open(
+        "retinanet_fpn_coco", [*options, "train_dataloader.dataset.type=CityscapesDataset"], damaged
+    )
     path = damaged / "annotations" / "instances_train2017.json"
     path.write_text("{")
-    with pytest.raises(UserError, match=rf"^MMDetection cannot use the config .* \(ValueError: {path}: "):
+    with pytest.raises(UserError, match=rf"^{path} cannot be read as COCO annotations"):
         config.images()
+    with pytest.raises(UserError, match=rf"^MMDetection cannot use .* \(ValueError: {path}: "):
+        of_another_kind.images()

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -206,6 +207,46 @@ def test_labels_that_are_not_listed_are_named(data: Path, tmp_path: Path, label:
         with DefaultScope.overwrite_default_scope("mmseg"):
             by_path = {each["seg_map_path"]: each["gt_seg_map"] for each in DATASETS.build(entry)}
         assert by_path[str(path)][3, 5] == 255
+
+
+def test_labels_of_another_size_than_their_image_are_named_and_counted(tmp_path: Path, capsys) -> None:
+    root = draw(tmp_path / "data")
+    paths = sorted((root / "gtFine" / "train").rglob("*.png"))[1:]
+    for path in paths:
+        with Image.open(path) as image:
+            label = image.resize((40, 48), Image.Resampling.NEAREST)
+        label.save(path)
+    arguments = ["--config", "fcn_d8_cityscapes", "--data-root", str(root), "--out", str(tmp_path / "out")]
+    assert finetune_seg.main([*arguments, "--opts", *TINY]) == 2
+    expected = f"{paths[0]} has 40x48 pixels where its image has 80x48, the first of 3 such label files; expected"
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_of_a_turned_photograph_are_those_of_the_image_as_it_is_shown(tmp_path: Path) -> None:
+    root = draw(tmp_path / "data")
+    exif = Image.Exif()
+    exif[0x112] = 6  # to be shown turned by a quarter to the right
+    for path in (root / "leftImg8bit").rglob("*.png"):
+        with Image.open(path) as image:
+            turned = image.rotate(90, expand=True)
+        turned.save(path, exif=exif)
+    config = load(root)
+    config._require_labels("train_dataloader")
+    entry = {**config.cfg.train_dataloader.dataset, "pipeline": [{"type": "LoadImageFromFile"}]}
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        assert DATASETS.build(entry)[0]["img"].shape == (48, 80, 3)
+
+
+def test_labels_that_are_a_few_of_cityscapes_may_be_other_classes(drawn_cityscapes: Path) -> None:
+    config = load(drawn_cityscapes)
+    words = r"of the 19 classes of CityscapesDataset .* have road, building, vegetation, sky, car alone; .*/classes.txt"
+    with pytest.warns(UserWarning, match=words):
+        config._require_labels("train_dataloader")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        config._require_labels("val_dataloader")
+        load(drawn_cityscapes, classes=[f"own {label}" for label in range(14)])._require_labels("train_dataloader")
 
 
 @pytest.mark.parametrize("contents", [b"", b"road\nroad\n", b"1 road\n1 sky\n", b"1 road\n300 sky\n", b"\xc4ste\n"])
