@@ -113,9 +113,10 @@ def test_two_stage_detectors_are_compiled_but_not_traced_nor_exported_with_mmdet
         found, expected = torch.compile(ours, backend="eager")(images), stock(images)
         assert expected[0].shape == (10, 81)
         for one, other in zip(found, expected, strict=True):
+            assert other.std(dim=0).max() > 0  # from box to box
             torch.testing.assert_close(one, other)
-        # A trace lacks what mmcv computes in operators of its own, such as RoI align.
-        traced, others = FORMS["traced"](stock, images), torch.rand(1, 3, 64, 96)
-        assert not torch.allclose(traced(others)[0], stock(others)[0])
+        # mmcv computes RoI align in an operator that torch does not know, and a trace goes on without it.
+        traced = torch.jit.trace(stock, images, check_trace=False)
+        assert {node.kind().split("::")[0] for node in traced.inlined_graph.nodes()} == {"aten", "prim"}
         with pytest.raises(GuardOnDataDependentSymNode):
             FORMS["exported"](stock, images)
