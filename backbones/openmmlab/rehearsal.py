@@ -22,7 +22,7 @@ def rehearse_evaluation(runner: Runner) -> None:
     if not isinstance(loop, ValLoop):
         return
     loader = loop.dataloader
-    with kept_random_state(), silence(), torch.no_grad():
+    with kept_random_state(), silence(runner.logger), torch.no_grad():
         # Not by the loader itself, whose processes would have to be started for it.
         batch = loader.collate_fn([loader.dataset[index] for index in next(iter(loader.batch_sampler))])
         runner.model.eval()  # training sets it back before every step

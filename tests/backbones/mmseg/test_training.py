@@ -75,6 +75,8 @@ def test_training_evaluates_and_a_second_call_gives_the_same_figures(trained, wi
     out, metrics = trained
     assert metrics.keys() == {"mIoU", "aAcc", "mAcc"}
     assert all(0 <= value <= 100 for value in metrics.values())
+    (log,) = out.rglob("*.log")
+    assert log.read_text().count("per class results") == 1, "what was tried before the training is not to be seen"
     again = load(winner, None, *TINY).finetune(out, eval_only=True)
     assert again == pytest.approx(metrics)
 
