@@ -118,9 +118,10 @@ class CheckedConfig(FrameworkConfig):
         weights: Path | None = None,
         stepped: Callable[[int], None] = lambda step: None,
     ) -> Mapping[str, float]:
-        """See :meth:`FrameworkConfig.finetune`; without options, exceptions after the first step are left as they are.
+        """See :meth:`FrameworkConfig.finetune`.
 
-        With options the traceback is in :data:`TRACEBACK` in ``out``.
+        What fails after the first step, or once only, is left as it is without options; with options, which may be at
+        fault, it is a :class:`UserError` that names them, and the traceback is in :data:`TRACEBACK` in ``out``.
         """
         steps: int | None = None
         was_there = out.exists()
@@ -133,20 +134,23 @@ class CheckedConfig(FrameworkConfig):
         try:
             return self._config.finetune(out, resume=resume, eval_only=eval_only, weights=weights, stepped=step)
         except Exception as error:
-            if isinstance(error, UserError) or (steps is not None and not self._options):
+            if isinstance(error, UserError):
                 raise
             if steps is not None:
                 raise self._stopped(error, out, "in the evaluation" if eval_only else f"after step {steps}") from error
             if not was_there:
                 shutil.rmtree(out, ignore_errors=True)
             if launched_ranks() == (1, 1) and (weights or not eval_only):
-                raise self.explained(error, partial(_begin, eval_only=eval_only, weights=weights)) from error
+                found = self.explained(error, partial(_begin, eval_only=eval_only, weights=weights))
+                raise (self._stopped(error, out, "before a step") if found is error else found) from error
             # Processes together, or without what they evaluate, do not begin again to find out which option it was.
             given = f"the options {' '.join(self._options)}" if self._options else f"the config {self._path}"
             raise UserError(f"{self._title} cannot run with {given} ({in_one_line(error)})") from error
 
-    def _stopped(self, error: Exception, out: Path, when: str) -> UserError:
-        """What a run that had begun ends with where an option, which cannot be tried out any more, may be at fault."""
+    def _stopped(self, error: Exception, out: Path, when: str) -> Exception:
+        """What a run ends with where an option may be at fault and trying does not tell; without any, the exception."""
+        if not self._options:
+            return error
         trace = "".join(traceback.format_exception(error))
         write_whole(out / TRACEBACK, lambda path: path.write_text(trace, encoding="utf-8"))
         again = "go on with --resume" if (out / LAST_CHECKPOINT).is_file() else "start again"

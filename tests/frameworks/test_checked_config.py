@@ -209,6 +209,24 @@ def test_training_that_fails_later_names_the_options_and_keeps_its_files(tmp_pat
     assert checked("a=1").finetune(out) == {"AP": 1.0}
 
 
+def test_training_that_fails_once_names_the_options(tmp_path):
+    class Once(Touchy):
+        failed = False
+
+        def may(self, what: str) -> None:
+            if what == "build" and not Once.failed:
+                Once.failed = True
+                raise OSError("too slow")
+
+    with pytest.raises(UserError, match=r"^Once stopped before a step \(OSError: too slow\); .* options a=1, correct"):
+        CheckedConfig(Once, "Once", Path("once.cfg"), ["a=1"]).finetune(tmp_path / "out")
+    assert (tmp_path / "out" / "traceback.txt").is_file()
+    Once.failed = False
+    with pytest.raises(OSError, match="too slow"):
+        CheckedConfig(Once, "Once", Path("once.cfg")).finetune(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_training_that_fails_later_without_options_keeps_its_own_exception(tmp_path, monkeypatch):
     def fail(self: Touchy, what: str) -> None:
         if what == "train":

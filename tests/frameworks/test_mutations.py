@@ -22,7 +22,7 @@ VALUES = (
     "", "None", "True", "0", "-1", "3", "1.5", "9999999", "nan", "abc", "[]", "{}", "()", "[0]", "[None]", "[1,2,3]",
     "(3,(1)", "a,b", "[[1]]", "dict(a=1)", "'", "=", "ResNet", "../..", "é",
 )  # fmt: skip
-FINETUNED = {"detectron2": 80, "mmdet": 25, "mmseg": 25}
+FINETUNED = {"detectron2": 80, "mmdet": 50, "mmseg": 50}
 """How many options are fine-tuned with; detectron2 refuses most by their type."""
 
 LATE = {
