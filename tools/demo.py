@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_plugin.frameworks.registry import find_framework
-from data_plugin.ranking.run import read_finetuned
 from data_plugin.space import cost
 from data_plugin.space.arch import Arch
 from data_plugin.space.budget import Budget
@@ -168,6 +167,8 @@ def _run_logged(command: Sequence[str], log: Path, environment: Mapping[str, str
 def _show(out: Path, search: Search) -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from data_plugin.ranking.run import read_finetuned
 
     table = Table(box=None, pad_edge=False, title=f"{CONFIG}, {search.report.framework}")
     for heading in ("group", "network", "architecture", "GFLOPs", "AP", "AP50"):

@@ -20,6 +20,7 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDete
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from data_plugin.backbones.detectron2.cityscapes import InstanceEvaluator
@@ -75,6 +76,21 @@ class Trainer(DefaultTrainer):
         return EVALUATORS[kind](dataset_name)
 
 
+@contextmanager
+def _log_of_its_own() -> Iterator[None]:
+    """Take the handlers of a run's log away after it, or the next run of the process would write to them as well."""
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore")]  # those that default_setup sets up
+    before = [set(logger.handlers) for logger in loggers]
+    try:
+        yield
+    finally:
+        for logger, kept in zip(loggers, before, strict=True):
+            for handler in set(logger.handlers) - kept:
+                logger.removeHandler(handler)
+        setup_logger.cache_clear()  # it does nothing where it believes that the handlers are there
+
+
+@_log_of_its_own()
 def finetune(
     config: CfgNode,
     out: Path,

@@ -89,6 +89,18 @@ def test_finetune_evaluate_and_resume(drawn_voc, backbone, tmp_path):
     assert resumed["trainer"]["hooks"]["LRScheduler"]["last_epoch"] == 3
 
 
+def test_every_run_of_a_process_has_a_log_of_its_own(drawn_voc, backbone, tmp_path, capsys):
+    load(drawn_voc).write(SMALL, backbone, tmp_path / "winner.yaml")
+    config, first, second = load(drawn_voc, name=str(tmp_path / "winner.yaml")), tmp_path / "first", tmp_path / "second"
+    config.finetune(first)
+    alone, _ = log(first), capsys.readouterr()
+    config.finetune(second)
+    assert capsys.readouterr().out.count("Starting training from iteration") == 1
+    assert log(first) == alone
+    config.finetune(first, eval_only=True)
+    assert len(log(first)) > len(alone), "a run in the folder of an earlier one logs there again"
+
+
 STOCK_SCRIPT = """
 import sys
 import data_plugin.backbones.detectron2
