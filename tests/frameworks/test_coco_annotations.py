@@ -70,10 +70,8 @@ def test_annotations_as_they_should_be(opened, coco: Coco):
 def test_a_size_that_is_not_the_images_is_named_and_counted(opened, coco: Coco, tmp_path: Path, size, split: str):
     width, height = size
     file = coco.change(lambda it: [each.update(width=width, height=height) for each in it["images"][1:]], split)
-    words = (
-        rf"{file} gives .*{split}/1.png the width {width} and the height {height} where it has 96 and 64, the first "
-    )
-    refused(opened(), tmp_path, words + f"first of {3 if split == 'train2017' else 1} such")
+    words = rf"{file} gives .*{split}/1.png the width {width} and the height {height} where it has 96 and 64, "
+    refused(opened(), tmp_path, words + f"the first of {3 if split == 'train2017' else 1} such")
 
 
 def test_an_image_that_is_missing_is_named_with_what_is_there(opened, coco: Coco, tmp_path: Path):
