@@ -545,6 +545,7 @@ def test_unreadable_images_are_named(voc: Path, tmp_path: Path, damage: str, wor
     else:
         path.write_bytes(path.read_bytes()[:-500] if damage == "truncated" else b"no image")
     config = load(tmp_path / "voc", f"test_dataloader.num_workers={workers}")
-    with pytest.raises(UserError, match=r"00003.jpg cannot be read as an image") as caught:
+    words = "00003.jpg is missing" if damage == "missing" else "00003.jpg cannot be read as an image"
+    with pytest.raises(UserError, match=words) as caught:
         list(draw_batches(config.images(), None, 2, 0))
     assert "\n" not in str(caught.value)
