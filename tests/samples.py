@@ -274,7 +274,7 @@ def written_store(folder: Path, features: np.ndarray, shard_size: int = 7, **cha
     values = {
         "network": {"sha256": "0", "arch": "d1-1-1-1_w4-4-8-8-16", "tap": "C5", "file": "s.safetensors"},
         "preprocessing": {"resize": 37, "centre_crop": 32},
-        "source": {"root": str(folder.parent / "images"), "images": len(features), "fingerprint": "a"},
+        "source": {"path": "images", "root": str(folder.parent), "images": len(features), "fingerprint": "a"},
         "dim": features.shape[1],
         "shard_size": shard_size,
     }

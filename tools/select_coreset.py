@@ -22,7 +22,8 @@ def parser() -> argparse.ArgumentParser:
         prog="select_coreset",
         description=__doc__,
         epilog="Either the images are embedded already (data-embed; --open and --target), or they are embedded first "
-        "(--open-data and --target-data with --supernet or --backbone), into open.store and target.store there.",
+        "(--open-data and --target-data with --supernet or --backbone), into open.store and target.store beside the "
+        "list, with batch-norm statistics of the target if --calibrate names no other images.",
     )
     opened = parser.add_mutually_exclusive_group(required=True)
     opened.add_argument("--open", type=Path, metavar="STORE", help="embedding store of the images to choose from")
@@ -97,7 +98,10 @@ def _store(args: argparse.Namespace, which: str) -> Path:
         return given
     folder = args.out.parent / f"{which}.store"
     resume = args.resume and folder.is_dir()
-    store = embed_images(data, out=folder, resume=resume, overwrite=args.overwrite, **options(args))
+    network = options(args)
+    if args.supernet and args.open_data and args.target_data:
+        network["calibrate"] = args.calibrate or args.target_data
+    store = embed_images(data, out=folder, resume=resume, overwrite=args.overwrite, **network)
     if rank() == 0:
         print(summary(store))
     return folder

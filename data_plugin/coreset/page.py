@@ -38,8 +38,8 @@ def selection_page(
         points=POINTS,
         rows=contact_sheet(coreset, opened, target, targets, centroids),
         run={
-            "open set": opened.root,
-            "target": targets.root,
+            "open set": opened.header.source["path"],
+            "target": targets.header.source["path"],
             "network": f"{network['arch']} of {network['file']}, {network['tap']}",
             "centroids": len(centroids),
             "seed": seed,

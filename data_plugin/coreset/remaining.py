@@ -17,13 +17,13 @@ class Remaining:
     """Images that are taken away one after the other, the most similar ones first.
 
     For each centroid a list of the most similar images is kept, found in one pass over the store. A list that runs out
-    is made anew from what is left then, and the others with it. Under several processes each passes over a part of the
-    blocks, and all come to the same lists; they have to ask for the same.
+    is made anew from what is left then, twice as long, and the others with it. Under several processes each passes over
+    a part of the blocks, and all come to the same lists; they have to ask for the same.
 
     Args:
         store: the images.
         centroids: (K, C), see :func:`~data_plugin.coreset.centroids.centroids_of`.
-        length: how many images a list holds at the most.
+        length: how many images a list holds at first.
         without: images that are left out from the start.
     """
 
@@ -49,6 +49,7 @@ class Remaining:
                 self.places[centroid] += 1
             if len(images) < self.length:
                 return None
+            self.length *= 2
             self._look_again()
 
     def remove(self, images: Iterable[int]) -> None:
@@ -74,14 +75,13 @@ class Remaining:
 
     def _similarities(self, block: Block) -> np.ndarray:
         """Cosines (K, N) with the images of a block."""
-        features = torch.from_numpy(np.array(block.features)).double()
+        # By way of single precision it is faster.
+        features = torch.from_numpy(np.array(block.features)).float().double()
         similar = (self.centroids @ features.T).numpy()
         finite = np.isfinite(similar).all(axis=0)
         if not finite.all():
             name = block.names[int(finite.argmin())]
-            raise UserError(
-                f"{self.store.folder} holds a feature that is not finite, of {name}; embed the images again"
-            )
+            raise UserError(f"{self.store.folder} holds a feature that is not finite, of {name}; embed them again")
         return similar
 
 
@@ -96,7 +96,7 @@ class _TopList:
         self.waiting = 0
 
     def add(self, similarities: np.ndarray, start: int) -> None:
-        """See images that come behind all others, the first of which is ``start``."""
+        """See images that come behind all those that were seen, the first of which is ``start``."""
         # Of equally similar images the earlier one is in the list already.
         better = np.flatnonzero(similarities > self.least)
         self.similarities.append(similarities[better])
@@ -110,7 +110,9 @@ class _TopList:
 
     def sorted(self) -> tuple[np.ndarray, np.ndarray]:
         """Similarities and images, the most similar first, of equal ones the earlier."""
-        return _merged([(np.concatenate(self.similarities), np.concatenate(self.images))], self.length)
+        similarities, images = np.concatenate(self.similarities), np.concatenate(self.images)
+        order = np.argsort(-similarities, kind="stable")[: self.length]
+        return similarities[order], images[order]
 
 
 def _merged(lists: Iterable[tuple[np.ndarray, np.ndarray]], length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -30,8 +30,8 @@ JSON, HTML = "selection.json", "selection.html"
 SHORTEST = 1_024
 """Images in a centroid's list at the least."""
 
-SPARE = 4
-"""How many times the images in a centroid's list are those that it takes if all take alike."""
+SPARE = 2
+"""How many times the images in a centroid's list are those that it takes of a budget if all take alike."""
 
 
 def select_coreset(
@@ -84,7 +84,7 @@ def select_coreset(
         if random:
             chosen = Rounds(_drawn(opened.images, duplicates, most, seed), [], "budget")
         else:
-            length = max(SHORTEST, SPARE * math.ceil(most / len(centroids)))
+            length = SHORTEST if budget is None else max(SHORTEST, SPARE * math.ceil(most / len(centroids)))
             chosen = choose(Remaining(opened, centroids, length, duplicates), most, stop=budget is None)
         coreset = Coreset(path, opened.images, targets.images, duplicates, chosen)
         if rank() == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,12 @@ def open_embedder(
         input_format = loaded.info.input_format
         size = pretrained_size(supernet, loaded.info) if image_size is None else image_size
         file = Path(supernet).name
+        if calibrate is None and len(loaded.info.space) > 1 and rank() == 0:
+            warnings.warn(
+                f"the batch-norm statistics of {supernet} mix those of all its networks and fit none; --calibrate, "
+                "with the same images for all stores that are to be compared, gives the network its own",
+                stacklevel=2,
+            )
     else:
         assert backbone is not None
         if arch != "largest":

@@ -95,6 +95,7 @@ def embed_images(
             embedder.description,
             embedder.preprocessing,
             {
+                "path": os.path.abspath(images),
                 "root": os.path.abspath(source.root),
                 "images": len(source),
                 "fingerprint": source.fingerprint(),

@@ -33,7 +33,8 @@ class StoreHeader:
     Args:
         network: hash of the weights (``sha256``), architecture, tap, and where it comes from.
         preprocessing: what becomes of an image before the network sees it.
-        source: the folder that names are relative to (``root``), how many images there are and their fingerprint.
+        source: where the images are (``path``), the folder that names are relative to (``root``), how many there are
+            (``images``) and their ``fingerprint``.
         dim: length of a feature.
         shard_size: images of the source in a shard.
     """

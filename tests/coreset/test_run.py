@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 from browser import in_browser
 from PIL import Image
-from samples import random_supernet_file, written_store
+from samples import SPACE, random_supernet, random_supernet_file, written_store
 
 pytest.importorskip("sklearn", reason="clusters need scikit-learn")
 pytest.importorskip("torchvision", reason="images are cut by torchvision")
 
 from data_plugin import UserError, embed_images, select_coreset
+from data_plugin.backbones import extract
 from data_plugin.features.store import EmbeddingStore
 from data_plugin.images.open import open_images
+from data_plugin.supernet.backbone_files import save_backbone
 from data_plugin.tools.select_coreset import main
 
 OPEN, TARGET = 60, 6
@@ -51,17 +53,24 @@ def supernet(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def stores(data, supernet, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stores")
-    for name in ("open", "target"):
-        embed(data / name, supernet, folder / name)
+def backbone(tmp_path_factory):
+    """A network whose features tell red from green, as those of one that was trained do."""
+    folder = tmp_path_factory.mktemp("backbone")
+    save_backbone(folder, extract(random_supernet().query, SPACE.largest))
     return folder
 
 
-def embed(images, supernet, out):
-    return embed_images(
-        images, supernet=supernet, out=out, image_size=32, shard_size=16, workers=0, device="cpu", seed=0
-    )
+@pytest.fixture(scope="module")
+def stores(data, backbone, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stores")
+    for name in ("open", "target"):
+        embed(data / name, backbone, folder / name)
+    return folder
+
+
+def embed(images, backbone, out):
+    given = {"image_size": 32, "shard_size": 16, "workers": 0, "device": "cpu"}
+    return embed_images(images, backbone=backbone, out=out, **given)
 
 
 def select(stores, out, *more):
@@ -142,22 +151,28 @@ def test_a_random_choice_is_one_of_any_images_but_the_targets(stores, data, tmp_
     assert len(set(drawn[0])) == 9
 
 
-def test_images_are_embedded_first_where_they_are_not_yet(data, supernet, stores, tmp_path, capsys):
+def test_images_are_embedded_first_where_they_are_not_yet(data, supernet, tmp_path, capsys):
     out = tmp_path / "coreset.txt"
     command = ["--open-data", data / "open", "--target-data", data / "target", "--supernet", supernet, "--out", out]
     command += ["--image-size", "32", "--shard-size", "16", "--workers", "0", "--device", "cpu", "--budget", "20%"]
     assert main([str(argument) for argument in command]) == 0
     assert "60 images at 32 pixels" in capsys.readouterr().out
-    assert select(stores, tmp_path / "other" / "coreset.txt", "--budget", "20%") == 0
-    assert out.read_text() == (tmp_path / "other" / "coreset.txt").read_text()
-    assert EmbeddingStore(tmp_path / "open.store").images == 60
+    assert len(open_images(out)) == 12 + TARGET
+    opened, target = (EmbeddingStore(tmp_path / f"{name}.store").header.network for name in ("open", "target"))
+    assert opened == target
+    assert opened["statistics"] == f"of {data / 'target'}"
+    command[command.index("--out") + 1] = tmp_path / "again.txt"
+    for name in ("selection.json", "selection.html", "open.store/00000003.json"):
+        (tmp_path / name).unlink()
+    assert main([str(argument) for argument in [*command, "--resume"]]) == 0
+    assert (tmp_path / "again.txt").read_text() == out.read_text()
 
 
-def test_members_of_tar_shards_are_chosen_and_read(data, supernet, stores, tmp_path):
+def test_members_of_tar_shards_are_chosen_and_read(data, backbone, stores, tmp_path):
     (tmp_path / "shards").mkdir()
     with tarfile.open(tmp_path / "shards" / "0.tar", "w") as tar:
         tar.add(data / "open", "open")
-    embed(tmp_path / "shards", supernet, tmp_path / "store")
+    embed(tmp_path / "shards", backbone, tmp_path / "store")
     out = tmp_path / "coreset.txt"
     coreset = select_coreset(tmp_path / "store", stores / "target", out=out, budget=12)
     images = open_images(out)
@@ -171,23 +186,24 @@ def test_members_of_tar_shards_are_chosen_and_read(data, supernet, stores, tmp_p
 
 
 @pytest.mark.slow
-def test_two_processes_embed_and_choose_what_one_does(data, supernet, stores, tmp_path):
+def test_two_processes_embed_and_choose_what_one_does(data, supernet, tmp_path):
+    given = ["--open-data", data / "open", "--target-data", data / "target", "--supernet", supernet, "--image-size", 32]
+    given += ["--calibrate", data / "open", "--shard-size", 16, "--workers", 0, "--device", "cpu"]
+    given = [str(argument) for argument in [*given, "--clusters", 3, "--budget", 30, "--out"]]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
-    command += ["--rdzv-endpoint", "localhost:0", "-m", "data_plugin.tools.select_coreset"]
-    command += ["--open-data", data / "open", "--target-data", data / "target", "--supernet", supernet]
-    command += ["--image-size", "32", "--shard-size", "16", "--workers", "0", "--device", "cpu"]
-    command += ["--clusters", "3", "--budget", "30", "--out", tmp_path / "two" / "coreset.txt"]
+    command += ["--rdzv-endpoint", "localhost:0", "-m", "data_plugin.tools.select_coreset", *given]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, check=False)
+    ended = subprocess.run(
+        [*command, tmp_path / "two" / "coreset.txt"], capture_output=True, text=True, env=environment, check=False
+    )
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert ended.stdout.count("30 of 60 images chosen") == ended.stdout.count("60 images at 32 pixels") == 1
-    for name in ("open", "target"):
+    assert main([*given, str(tmp_path / "one" / "coreset.txt")]) == 0
+    for name in ("open.store", "target.store"):
         found, expected = (
-            {path.name: path.read_bytes() for path in folder.iterdir()}
-            for folder in (tmp_path / "two" / f"{name}.store", stores / name)
+            {path.name: path.read_bytes() for path in (tmp_path / each / name).iterdir()} for each in ("two", "one")
         )
         assert found == expected
-    assert select(stores, tmp_path / "one" / "coreset.txt", "--clusters", "3", "--budget", "30") == 0
     assert (tmp_path / "two" / "coreset.txt").read_text() == (tmp_path / "one" / "coreset.txt").read_text()
     found, expected = (json.loads((tmp_path / each / "selection.json").read_text()) for each in ("two", "one"))
     assert (found["rounds"], found["coreset"]) == (expected["rounds"], expected["coreset"])

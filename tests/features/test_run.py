@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import warnings
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from data_plugin.supernet.backbone_files import save_backbone
 from data_plugin.tools.embed import main
 
 pytest.importorskip("torchvision", reason="images are cut by torchvision")
+
+pytestmark = pytest.mark.filterwarnings("ignore:the batch-norm statistics of")
 
 SIZE = 32
 
@@ -103,6 +106,14 @@ def test_statistics_may_be_estimated_on_other_images(images, supernet, tmp_path)
     assert store.header.network == again.header.network
     assert store.header.network["sha256"] != running.header.network["sha256"]
     assert np.abs(again[0].features - running[0].features.astype(np.float32)).max() > 0.01
+
+
+def test_statistics_that_fit_none_of_a_supernets_networks_are_warned_of(images, supernet, tmp_path):
+    with pytest.warns(UserWarning, match="mix those of all its networks and fit none; --calibrate, "):
+        embed(images / "0", supernet, tmp_path / "a")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        embed(images / "0", supernet, tmp_path / "b", calibrate=images / "0")
 
 
 def test_folder_list_and_shards_of_the_same_images_have_the_same_features_and_are_found_again(
