@@ -54,7 +54,8 @@ def picture(coreset: Coreset, opened: EmbeddingStore, target: np.ndarray, seed: 
     plot = figure(5.2)
     axes = plot.subplots()
     for (name, features), colour in zip(groups.items(), (OPEN, CORESET, TARGET), strict=True):
-        axes.scatter(*projection.transform(features).T, s=9, color=colour, label=name, rasterized=True)
+        across, up = projection.transform(features).T
+        axes.scatter(across, up, s=9, color=colour, label=name, rasterized=True)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.legend(frameon=False)

@@ -127,7 +127,7 @@ def open_embedder(
         size = IMAGE_SIZE if image_size is None else image_size
         file = Path(backbone).name
     transform = centre_crop(size, input_format)
-    network = network.to(device, memory_format=torch.channels_last)
+    network = network.to(device)
     if calibrate is not None:
         if rank() == 0:
             images = calibration_images(calibrate, transform, CALIBRATION, CALIBRATION_BATCH, seed, workers)

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -125,9 +125,10 @@ def _write_shards(
     """Write this process's part of the missing shards, one after the other."""
     own = missing[rank() :: rank_count()]
     batches = {shard: _batches(header.part(shard), batch_size) for shard in own}
+    every: Any = [batch for shard in own for batch in batches[shard]]
     loader = DataLoader(
         _Prepared(source, embedder.transform),
-        batch_sampler=[batch for shard in own for batch in batches[shard]],  # type: ignore[arg-type]
+        batch_sampler=every,
         num_workers=workers if own else 0,
         collate_fn=_together,
     )
