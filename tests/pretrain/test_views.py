@@ -66,8 +66,7 @@ class Numbers(Images):
     def __init__(self, count):
         super().__init__(Path(), [str(index) for index in range(count)], [0] * count)
 
-    @property
-    def files(self):
+    def file(self, index):
         raise AssertionError("the order of images does not depend on where they are")
 
     def read_bytes(self, index):
