@@ -37,7 +37,7 @@ class Coreset:
         chosen, count = self.chosen, len(self.chosen.images)
         lines = [f"{count} of {self.open_images} images chosen ({count / self.open_images:.2%}){_reason(chosen)}"]
         if self.duplicates:
-            lines.append(f"{len(self.duplicates)} images of the open set are the target's, pixel by pixel")
+            lines.append(f"left out, since they are the target's pixel by pixel: {len(self.duplicates)}")
         lines.append(f"with the target's {self.target_images} images: {self.path}")
         return "\n".join(lines)
 

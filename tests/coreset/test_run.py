@@ -83,7 +83,7 @@ def test_the_list_joins_target_and_coreset_and_is_read_by_pretraining(data, stor
     assert select(stores, out, "--budget", "12", "--seed", "1") == 0
     said = capsys.readouterr().out
     assert "12 of 60 images chosen (20.00%)" in said
-    assert "1 images of the open set are the target's, pixel by pixel" in said
+    assert "left out, since they are the target's pixel by pixel: 1" in said
     images = open_images(out)
     expected = {str(path) for path in (data / "target").iterdir()}
     expected |= {str(path) for path in (data / "open" / "red").iterdir()}
