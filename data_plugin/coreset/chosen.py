@@ -61,4 +61,4 @@ def _reason(chosen: Rounds) -> str:
             f"{rounds}; the next had a mean similarity of {chosen.discarded.similarity:.4f}, below "
             f"{chosen.threshold:.4f}"
         )
-    return rounds + (", which are all that there are" if chosen.stopped == "taken" else ", which is the budget")
+    return rounds + (", which are all that there are" if chosen.stopped == "taken" else ", the most that there may be")
