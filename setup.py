@@ -22,7 +22,7 @@ DETECTRON2 = [
     "setuptools<81",
 ]
 CITYSCAPES = ["cityscapesscripts==2.3.0", "shapely"]  # what detectron2 reads and evaluates Cityscapes with
-PRETRAIN = ["lightly==1.6.0", "lightning==2.6.6", "torchmetrics==1.9.*", "tensorboard", "torchvision"]
+PRETRAIN = ["lightly==1.6.0", "lightning==2.6.6", "torchmetrics==1.9.*", "tensorboard", "torchvision", "scikit-learn"]
 GPU_VIEWS = ["kornia"]
 EXPORT = ["onnx", "onnxscript"]
 ONNXRUNTIME = ["onnx", "onnxruntime"]  # to measure latency in it
@@ -47,7 +47,13 @@ setup(
     packages=packages,
     package_dir=package_dir,
     package_data={
-        "data_plugin": ["py.typed", "search/report/*.j2", "pretrain/recipes/*.toml", "supernet/shipped/*"],
+        "data_plugin": [
+            "py.typed",
+            "coreset/*.j2",
+            "search/report/*.j2",
+            "pretrain/recipes/*.toml",
+            "supernet/shipped/*",
+        ],
         "data_plugin.configs_det": ["*/*.py", "*/*.yaml"],
         "data_plugin.configs_seg": ["*/*.py", "*/*.yaml"],
     },
@@ -66,6 +72,8 @@ setup(
     entry_points={
         "console_scripts": [
             "data-pretrain = data_plugin.tools.pretrain:main",
+            "data-embed = data_plugin.tools.embed:main",
+            "data-select = data_plugin.tools.select_coreset:main",
             "data-evaluate = data_plugin.tools.evaluate:main",
             "data-convert-checkpoint = data_plugin.tools.convert_checkpoint:main",
             "data-search-det = data_plugin.tools.search_det:main",

@@ -30,7 +30,7 @@ class SlicedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` (N, C, H, W), C at most ``num_features``."""
         channels = x.shape[1]
-        weight, bias = self.weight[:channels], self.bias[:channels]
+        weight, bias = (value[:channels] if self.affine else None for value in (self.weight, self.bias))
         if self.training and not self.track_running_stats:
             return F.batch_norm(x, None, None, weight, bias, True, 0.0, self.eps)
         mean, var = self.get_buffer("running_mean")[:channels], self.get_buffer("running_var")[:channels]

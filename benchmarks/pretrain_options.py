@@ -30,9 +30,11 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from data_plugin import Arch, SearchSpace, load_supernet, pretrain_supernet
-from data_plugin.evaluation.images import LabelledImages, calibration_images, centre_crop
+from data_plugin.evaluation.images import LabelledImages
 from data_plugin.evaluation.knn import knn_accuracy
 from data_plugin.features.pooled import CalibratedNetworks, labelled_features
+from data_plugin.images.calibration import calibration_images
+from data_plugin.images.crops import centre_crop
 from data_plugin.space.cost import flops
 
 OPTIONS: Mapping[str, Sequence[str]] = {

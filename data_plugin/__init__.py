@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from data_plugin.backbones.data_resnet import DATAResNet
+    from data_plugin.coreset.run import select_coreset
+    from data_plugin.features.run import embed_images
     from data_plugin.pretrain.run import pretrain_supernet
     from data_plugin.search.run import search_supernet
     from data_plugin.space.arch import Arch
@@ -23,9 +25,11 @@ __all__ = [
     "DATAResNet",
     "SearchSpace",
     "UserError",
+    "embed_images",
     "load_supernet",
     "pretrain_supernet",
     "search_supernet",
+    "select_coreset",
 ]
 __version__ = "0.1.0"
 
@@ -34,9 +38,11 @@ _HOMES = {
     "DATAResNet": "backbones.data_resnet",
     "SearchSpace": "space.search_space",
     "UserError": "utils.errors",
+    "embed_images": "features.run",
     "load_supernet": "supernet.checkpoint",
     "pretrain_supernet": "pretrain.run",
     "search_supernet": "search.run",
+    "select_coreset": "coreset.run",
 }
 """Which module each public name comes from; it is imported when the name is first used."""
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from data_plugin import SearchSpace
 from data_plugin.backbones import DynamicResNet
+from data_plugin.features.store import EmbeddingStore, StoreHeader, make_store, write_shard
 from data_plugin.images.batch import ImageBatches, ImageSource, LoadedImage
 from data_plugin.images.drawn_voc import CLASSES as DRAWN_CLASSES
 from data_plugin.images.input_format import InputFormat
@@ -257,3 +258,29 @@ def unchanged_catalogs() -> Iterator[None]:
         vars(each).clear()
         vars(each).update(values)
         MetadataCatalog.data[name] = each
+
+
+def written_store(folder: Path, features: np.ndarray, shard_size: int = 7, **changes: object) -> EmbeddingStore:
+    """A store of given features, of images that are not there.
+
+    Args:
+        folder: the store.
+        features: (N, C).
+        shard_size: images in a shard.
+        changes: other fields of the header; or ``pixels``, other hashes than one of the folder's name for each image.
+    """
+    names = [f"{index}.jpg" for index in range(len(features))]
+    pixels = changes.pop("pixels", [f"{folder.name} {name}" for name in names])
+    values = {
+        "network": {"sha256": "0", "arch": "d1-1-1-1_w4-4-8-8-16", "tap": "C5", "file": "s.safetensors"},
+        "preprocessing": {"resize": 37, "centre_crop": 32},
+        "source": {"path": "images", "root": str(folder.parent), "images": len(features), "fingerprint": "a"},
+        "dim": features.shape[1],
+        "shard_size": shard_size,
+    }
+    header = StoreHeader(**{**values, **changes})
+    for shard in make_store(folder, header):
+        part = list(header.part(shard))
+        described = ([names[index] for index in part], [pixels[index] for index in part], [])
+        write_shard(folder, shard, features[part], *described)
+    return EmbeddingStore(folder)

@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 from samples import SMALL_C4
 
-from data_plugin import DATAResNet, search_supernet
+from data_plugin import DATAResNet, embed_images, search_supernet, select_coreset
 from data_plugin.frameworks.framework import Framework
 from data_plugin.images.drawn_voc import draw_voc
 from data_plugin.search.found import Search
 from data_plugin.search.run import SearchOptions
 from data_plugin.search.strategies.sample import Sample
+from data_plugin.tools import embed as embed_tool
 from data_plugin.tools import pretrain as pretrain_tool
+from data_plugin.tools import select_coreset as select_tool
 from data_plugin.tools.search_cli import add_search_arguments
 
 pytest.importorskip("lightly", reason="pre-training is not installed")
@@ -95,6 +97,17 @@ def test_pretraining_has_the_options_of_its_tool_with_their_defaults():
     assert (found["changes"].default, tool["changes"]) == ((), [])
     same = tool.keys() - {"space", "changes"}  # the tool has to be told the space
     assert {name: found[name].default for name in same} == {name: tool[name] for name in same}
+
+
+def test_embedding_and_selection_have_the_options_of_their_tools_with_their_defaults():
+    network = defaults_of_tool(embed_tool.parser(), set(), {})
+    embedding = (network.keys() - {"images", "out", "overwrite"}) | {"open_data", "target_data"}  # Python embeds first
+    chosen = defaults_of_tool(select_tool.parser(), embedding, {"open": "open_set"})
+    for function, tool, alone in ((embed_images, network, {"seed"}), (select_coreset, chosen, set())):
+        found = parameters(function)
+        assert found.keys() - tool.keys() == alone
+        same = tool.keys() - {"open_set", "target"}  # which the tool may be given as images
+        assert {name: found[name].default for name in same} == {name: tool[name] for name in same}
 
 
 def test_a_search_has_the_options_of_its_tool_with_their_defaults():

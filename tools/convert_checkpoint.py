@@ -176,7 +176,9 @@ def _export(args: argparse.Namespace) -> None:
     network = extract(supernet.query, arch)
     statistics = f"running statistics{' of the whole supernet' if len(supernet.info.space) > 1 else ''}"
     if args.calibrate:
-        from data_plugin.evaluation.images import calibration_images, centre_crop, pretrained_size
+        from data_plugin.images.calibration import calibration_images
+        from data_plugin.images.crops import centre_crop
+        from data_plugin.supernet.checkpoint import pretrained_size
 
         size = args.image_size or pretrained_size(args.supernet, supernet.info)
         transform = centre_crop(size, supernet.info.input_format)

@@ -49,6 +49,13 @@ def parser() -> argparse.ArgumentParser:
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, help="passes over the images")
     length.add_argument("--steps", type=int, help="number of steps, instead of epochs")
+    parser.add_argument(
+        "--epochs-like",
+        type=int,
+        metavar="IMAGES",
+        help="take as many steps as the epochs are on that many images, such as 1281167 for ImageNet's (default: those "
+        "on the images that there are)",
+    )
     parser.add_argument("--batch-size", type=int, help="images per step, over all processes")
     parser.add_argument("--image-size", type=int, help="height and width of a view in pixels")
     parser.add_argument("--lr", type=float, help="learning rate after the warm-up")
@@ -138,6 +145,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("epochs", "steps", "checkpoint_every", "accumulate"):
         if (value := getattr(args, name)) is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} is {value}; expected at least 1")
+    if args.steps is not None and args.epochs_like is not None:
+        raise UserError("--steps and --epochs-like both say how many steps there are; expected one of them")
     if (args.knn_train is None) != (args.knn_val is None):
         raise UserError("a kNN evaluation needs two labelled folders; expected both --knn-train and --knn-val")
     require_installed(NEEDED, extra="pretrain")
@@ -156,6 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         out=args.out,
         recipe=recipe,
         steps=args.steps,
+        epochs_like=args.epochs_like,
         seed=args.seed,
         workers=args.workers,
         device=args.device,

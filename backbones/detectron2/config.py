@@ -34,8 +34,8 @@ from data_plugin.images.batch import ImageSource
 from data_plugin.images.image_files import Images
 from data_plugin.images.input_format import InputFormat
 from data_plugin.images.voc import missing_lists
-from data_plugin.search.taps import STAGE_TAPS, check_taps
-from data_plugin.space.arch import Arch
+from data_plugin.search.taps import check_taps
+from data_plugin.space.arch import STAGE_TAPS, Arch
 from data_plugin.space.resolution import Resolution
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.files import write_whole

@@ -34,8 +34,7 @@ from data_plugin.frameworks.framework_config import DEMO, FrameworkConfig
 from data_plugin.images.batch import ImageSource
 from data_plugin.images.image_files import Images
 from data_plugin.images.input_format import InputFormat
-from data_plugin.search.taps import STAGE_TAPS
-from data_plugin.space.arch import STAGES, Arch
+from data_plugin.space.arch import STAGE_TAPS, STAGES, Arch
 from data_plugin.space.cost import STRIDES
 from data_plugin.space.resolution import Resolution
 from data_plugin.utils.errors import UserError

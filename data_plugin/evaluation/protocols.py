@@ -22,12 +22,11 @@ from data_plugin.evaluation.images import (
     AugmentedImages,
     EpochShuffle,
     LabelledImages,
-    calibration_images,
-    centre_crop,
-    random_crop,
 )
 from data_plugin.evaluation.knn import knn_accuracy, require_neighbours
 from data_plugin.features.pooled import CalibratedNetworks, labelled_features
+from data_plugin.images.calibration import calibration_images
+from data_plugin.images.crops import centre_crop, random_crop
 from data_plugin.images.image_folder import ImageFolder as UnlabelledFolder
 from data_plugin.images.input_format import InputFormat
 from data_plugin.images.labelled import labelled_part

@@ -12,10 +12,9 @@ import torch
 
 from data_plugin import __version__
 from data_plugin.backbones.dynamic_resnet import DynamicResNet
-from data_plugin.evaluation.images import pretrained_size
 from data_plugin.evaluation.protocols import Evaluation
 from data_plugin.images.labelled import labelled_folder, require_same_classes
-from data_plugin.supernet.checkpoint import load_supernet
+from data_plugin.supernet.checkpoint import load_supernet, pretrained_size
 from data_plugin.supernet.named_networks import named_networks
 from data_plugin.supernet.named_supernet import named_supernet
 from data_plugin.utils.errors import UserError

@@ -22,11 +22,14 @@ class Images(ABC):
     """Images that are read one by one.
 
     Args:
-        names: what messages call them, one for each.
+        root: the folder that their names are relative to.
+        names: what messages call them, one for each; ``root / name`` is what a list of images calls them, see
+            :class:`~data_plugin.images.image_list.ImageList`.
         sizes: their sizes in bytes.
     """
 
-    def __init__(self, names: Sequence[str], sizes: Sequence[int]) -> None:
+    def __init__(self, root: Path, names: Sequence[str], sizes: Sequence[int]) -> None:
+        self.root = root
         self.names = names
         self.sizes = sizes
 
@@ -76,8 +79,7 @@ class ImageFiles(Images):
     """
 
     def __init__(self, root: Path, names: Sequence[str]) -> None:
-        super().__init__(names, [(root / name).stat().st_size for name in names])
-        self.root = root
+        super().__init__(root, names, [(root / name).stat().st_size for name in names])
 
     @property
     def files(self) -> list[Path]:

@@ -54,7 +54,7 @@ class TarShards(Images):
             raise UserError(
                 f"{shards[0].parent} holds shards without an image; expected some that end in {', '.join(SUFFIXES)}"
             )
-        super().__init__(names, sizes)
+        super().__init__(shards[0].parent, names, sizes)
         self._open: tuple[Path, int] | None = None
 
     @property

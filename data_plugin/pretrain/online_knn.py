@@ -8,9 +8,11 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader
 
-from data_plugin.evaluation.images import LabelledImages, calibration_images, centre_crop
+from data_plugin.evaluation.images import LabelledImages
 from data_plugin.evaluation.knn import knn_accuracy
 from data_plugin.features.pooled import CalibratedNetworks, labelled_features
+from data_plugin.images.calibration import calibration_images
+from data_plugin.images.crops import centre_crop
 from data_plugin.images.input_format import InputFormat
 from data_plugin.images.labelled import labelled_folder, require_same_classes
 from data_plugin.space.search_space import SearchSpace

@@ -21,6 +21,8 @@ METHODS = {
     "mocov2": "data_plugin.pretrain.methods.moco:MoCoV2",
     "mocov2_symmetric": "data_plugin.pretrain.methods.moco:SymmetricMoCoV2",
     "byol": "data_plugin.pretrain.methods.byol:BYOL",
+    "simclr": "data_plugin.pretrain.methods.simclr:SimCLR",
+    "simsiam": "data_plugin.pretrain.methods.simsiam:SimSiam",
     "ressl": "data_plugin.pretrain.methods.ressl:ReSSL",
     "densecl": "data_plugin.pretrain.methods.densecl:DenseCL",
     "distill": "data_plugin.pretrain.methods.distill:Distill",

@@ -90,6 +90,7 @@ def pretrain_supernet(
     recipe: Recipe | str | Path | None = None,
     changes: Sequence[str] = (),
     steps: int | None = None,
+    epochs_like: int | None = None,
     seed: int = 0,
     workers: int | None = None,
     device: str = "auto",
@@ -120,6 +121,8 @@ def pretrain_supernet(
         recipe: method and hyper-parameters, a recipe's name or its file; None takes the space's.
         changes: ``name=value`` each, values to replace in a recipe that is read, such as ``epochs=5``.
         steps: number of steps instead of the recipe's epochs.
+        epochs_like: take as many steps as the recipe's epochs are on that many images, whatever their number here; so a
+            small set of images is seen more often (SimCore, section 4.1).
         seed: seed of weights, order, views and random networks.
         workers: processes that read images, for each training process; 0 reads them in this one, None takes the spare
             cores.
@@ -164,12 +167,14 @@ def pretrain_supernet(
     batch = recipe.batch_size
     if len(data) < batch:
         raise UserError(f"{images} holds {len(data)} images, fewer than a batch of {batch}; lower the batch size")
+    if epochs_like is not None and epochs_like < batch:
+        raise UserError(f"epochs like those of {epochs_like} images, fewer than a batch of {batch}; expected more")
     source, started_from = (None, None) if init is None else _source(init)
     run = _Run(
         space,
         recipe,
         processes=_processes(recipe),
-        steps=max(1, recipe.epochs * len(data) // batch) if steps is None else steps,
+        steps=max(1, recipe.epochs * (epochs_like or len(data)) // batch) if steps is None else steps,
         seed=seed,
         images=len(data),
         data=data.fingerprint(),

@@ -32,8 +32,10 @@ class SyncedBatchNorm(SlicedBatchNorm2d):
         var = (variances + (means - mean).square()).mean(dim=0)
         if self.track_running_stats:
             self._update(mean.detach(), var.detach(), dist.world_size() * x.numel() // channels)
-        scale = self.weight[:channels] * torch.rsqrt(var + self.eps)
-        shift = self.bias[:channels] - mean * scale
+        scale, shift = torch.rsqrt(var + self.eps), mean.new_zeros(())
+        if self.affine:
+            scale, shift = self.weight[:channels] * scale, self.bias[:channels]
+        shift = shift - mean * scale
         shape = [1, channels, *[1] * (x.dim() - 2)]
         return (values * scale.view(shape) + shift.view(shape)).to(x.dtype)
 
@@ -49,9 +51,10 @@ def synchronise(module: nn.Module) -> None:
     """Put a :class:`SyncedBatchNorm` of the same weights and statistics in the place of every batch norm below."""
     for name, child in list(module.named_children()):
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
-            synced = SyncedBatchNorm(child.num_features, child.eps, child.momentum)
+            synced = SyncedBatchNorm(child.num_features, child.eps, child.momentum, child.affine)
             synced.load_state_dict(child.state_dict())
-            synced.requires_grad_(child.weight.requires_grad)
+            if child.affine:
+                synced.requires_grad_(child.weight.requires_grad)
             setattr(module, name, synced.train(child.training))
         else:
             synchronise(child)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from data_plugin.images.batch import ImageBatch
 from data_plugin.images.input_format import InputFormat
 from data_plugin.pretrain.teacher import FORMS, TeacherInput, answer, features_of, load_teacher
-from data_plugin.search.taps import STAGE_TAPS
+from data_plugin.space.arch import STAGE_TAPS
 from data_plugin.supernet.checkpoint import SupernetInfo
 from data_plugin.utils.errors import UserError
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from data_plugin.space.arch import STAGE_TAPS
 from data_plugin.utils.errors import UserError
-
-STAGE_TAPS = ("C2", "C3", "C4", "C5")
-"""Names of the feature maps that stages 1 to 4 put out."""
 
 EMBEDDING = "z"
 """Name of what the pre-training's head makes of C5, which DATA compares for classification."""

@@ -16,6 +16,9 @@ EXPANSION = 4
 
 STAGES = 4
 
+STAGE_TAPS = ("C2", "C3", "C4", "C5")
+"""Names of the feature maps that stages 1 to 4 put out."""
+
 RESNET_DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 """Blocks per stage of the standard bottleneck ResNets (He et al., 2016, table 1)."""
 

@@ -192,6 +192,23 @@ def supernet_info(path: Path, header: Mapping[str, str]) -> SupernetInfo | None:
         raise UserError(f"{path} has a header that cannot be read ({error}); write the supernet again") from error
 
 
+def pretrained_size(path: str | os.PathLike[str], info: SupernetInfo) -> int:
+    """Height and width of the images of a supernet's pre-training in pixels.
+
+    Args:
+        path: the supernet's file, for the message.
+        info: what its header says.
+
+    Raises:
+        UserError: if it does not say.
+    """
+    size = info.training.get("image_size")
+    if not isinstance(size, int):
+        name = os.fspath(path)
+        raise UserError(f"{name} does not say at which image size it was pre-trained; give one with --image-size")
+    return size
+
+
 def require_intact(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
     """Check that a supernet's file holds what was written into it.
 

@@ -25,15 +25,15 @@ PATIENCE = timedelta(days=30)
 def joined_ranks() -> Iterator[None]:
     """For the time of a ``with``, join the processes that torchrun or SLURM started; alone there is nothing to join.
 
-    What is exchanged are small Python objects, so the processes talk over gloo whatever device they compute on. They
-    wait for each other for up to :data:`PATIENCE`.
+    Within another such ``with`` nothing changes. What is exchanged are small Python objects, so the processes talk over
+    gloo whatever device they compute on. They wait for each other for up to :data:`PATIENCE`.
 
     Raises:
         UserError: if SLURM's list of nodes cannot be read.
     """
     if "WORLD_SIZE" not in os.environ and _under_slurm():
         os.environ.update(_from_slurm())
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
     dist.init_process_group("gloo", timeout=PATIENCE)

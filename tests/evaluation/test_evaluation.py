@@ -22,10 +22,12 @@ pytest.importorskip("torchmetrics", reason="evaluation needs torchmetrics")
 pytest.importorskip("torchvision", reason="evaluation needs torchvision")
 
 from data_plugin.evaluation.classification import CHECKPOINT, LINEAR, SEMISUP, ClassifierRecipe, Classifiers
-from data_plugin.evaluation.images import AugmentedImages, calibration_images, centre_crop, random_crop
+from data_plugin.evaluation.images import AugmentedImages
 from data_plugin.evaluation.knn import knn_accuracy
 from data_plugin.evaluation.run import open_evaluation
 from data_plugin.features.pooled import CalibratedNetworks, labelled_features
+from data_plugin.images.calibration import calibration_images
+from data_plugin.images.crops import centre_crop, random_crop
 from data_plugin.images.labelled import labelled_folder, labelled_part
 from data_plugin.tools.evaluate import main
 

@@ -45,6 +45,8 @@ SETTINGS = {
     "mocov2": {"queue": 16, "hidden": 24, "dim": 8},
     "mocov2_symmetric": {"queue": 16, "hidden": 24, "dim": 8},
     "byol": {"hidden": 24, "dim": 8},
+    "simclr": {"hidden": 24, "dim": 8, "temperature": 0.2},
+    "simsiam": {"hidden": 24, "dim": 8, "predictor_hidden": 6},
     "ressl": {"queue": 16, "hidden": 24, "dim": 8},
     "densecl": {"queue": 16, "hidden": 24, "dim": 8, "dense": 0.3},
     "distill": {**TEACHER, "queue": 16, "hidden": 24, "dim": 8, "temperature": 0.2},
@@ -144,6 +146,39 @@ def test_byol_is_the_distance_of_each_views_prediction_to_the_other_views_target
         for one, other in zip(predicted, target, strict=True):
             expected += ((one / one.norm() - other / other.norm()) ** 2).sum() / IMAGES
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_simclr_has_each_view_find_its_other_one_among_all_views_of_the_batch(batch_norm):
+    settings = {**SETTINGS["simclr"], "batch_norm": batch_norm}
+    method = recipe("simclr", settings=settings).build_method(FEATURES)
+    queries = [maps(1, 16), maps(2, 16)]
+    found = method.loss(method.predictions(queries), method.targets([]))
+    views = torch.cat([method.query_head(query.mean((2, 3))) for query in queries])
+    expected = 0.0
+    for view in range(2 * IMAGES):
+        other = (view + IMAGES) % (2 * IMAGES)
+        rest = [each / each.norm() for index, each in enumerate(views) if index not in (view, other)]
+        expected += info_nce(views[view], views[other], rest, 0.2) / (2 * IMAGES)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_simsiam_is_the_cosine_of_each_views_prediction_with_the_other_views_projection_as_it_stands():
+    method = build("simsiam")
+    queries = [maps(1, 16), maps(2, 16)]
+    predictions = method.predictions(queries)
+    found = method.loss(predictions, method.targets([]))
+    projections = [method.query_head(query.mean((2, 3))) for query in queries]
+    expected = 0
+    for own, other in (projections, projections[::-1]):
+        for one, two in zip(method.predictor(own), other, strict=True):
+            expected -= F.cosine_similarity(one, two, dim=0) / IMAGES / 2
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    # The projections have a part in the gradient by way of the predictor alone.
+    through = torch.autograd.grad(found, [each.prediction for each in predictions], retain_graph=True)
+    assert all(gradient.abs().sum() > 0 for gradient in through)
+    alone = method.loss([each._replace(prediction=each.prediction.detach()) for each in predictions], None)
+    assert not alone.requires_grad
 
 
 def test_ressl_is_the_cross_entropy_of_the_relations_to_earlier_images():
@@ -573,6 +608,9 @@ def test_the_papers_recipes_have_the_papers_numbers():
     assert (ressl.settings.queue, ressl.settings.student_temperature) == (131_072, 0.1)
     assert (ressl.settings.teacher_temperature, ressl.lr, ressl.settings.dim) == (0.04, 0.05, 512)
     assert (densecl.settings.dense, densecl.settings.queue, densecl.lr) == (0.5, 65_536, 0.03)
+    simclr, simsiam = read_recipe("simcore_simclr"), read_recipe("simsiam_in1k")
+    assert (simclr.batch_size, simclr.lr, simclr.settings.temperature, simclr.settings.dim) == (512, 0.1, 0.07, 128)
+    assert (simsiam.batch_size, simsiam.lr, simsiam.settings.dim) == (512, 0.1, 2_048)
 
 
 class Own(MoCoV2):
@@ -600,7 +638,7 @@ def test_a_method_of_ones_own_is_named_by_its_module(images, tmp_path):
         ("heat=1", "a recipe has no heat; expected some of method, "),
         (
             "method=dino",
-            "'dino' is not a method; expected mocov2, mocov2_symmetric, byol, ressl, ",
+            "'dino' is not a method; expected mocov2, mocov2_symmetric, byol, simclr, simsiam, ressl, ",
         ),
         ("method='nowhere:Nothing'", "cannot be imported: No module named 'nowhere'"),
         ("method='json:dumps'", "is no subclass of data_plugin.pretrain.methods.method.Method"),

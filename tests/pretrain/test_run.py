@@ -574,6 +574,13 @@ def test_the_sandwich_is_the_largest_the_smallest_and_a_random_network(training)
     assert len({draw[2] for draw in draws}) > 10
 
 
+def test_epochs_like_those_of_another_number_of_images_take_as_many_steps(images, out):
+    result = train(images, out, steps=None, epochs_like=13)
+    assert (result.steps, result.images) == (RECIPE.epochs * 13 // BATCH, 10)
+    with pytest.raises(UserError, match="epochs like those of 3 images, fewer than a batch of 4"):
+        train(images, out, steps=None, epochs_like=3, overwrite=True)
+
+
 def test_in_a_slow_start_the_largest_network_is_trained_alone(training):
     training.recipe = dataclasses.replace(RECIPE, slow_start=0.3)
     assert [len(training.networks(step)) for step in range(10)] == [1, 1, 1, *[3] * 7]

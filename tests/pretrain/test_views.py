@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -62,7 +64,7 @@ def test_the_same_image_looks_different_in_another_epoch(images):
 
 class Numbers(Images):
     def __init__(self, count):
-        super().__init__([str(index) for index in range(count)], [0] * count)
+        super().__init__(Path(), [str(index) for index in range(count)], [0] * count)
 
     def file(self, index):
         raise AssertionError("the order of images does not depend on where they are")

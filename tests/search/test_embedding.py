@@ -27,6 +27,8 @@ SETTINGS = {
     "mocov2": {"hidden": 24, "dim": 8},
     "mocov2_symmetric": {"hidden": 24, "dim": 8},
     "byol": {"hidden": 24, "dim": 8},
+    "simclr": {"hidden": 24, "dim": 8},
+    "simsiam": {"hidden": 24, "dim": 8, "predictor_hidden": 6},
     "ressl": {"hidden": 24, "dim": 8},
     "densecl": {"hidden": 24, "dim": 8},
     "distill": {**TEACHER, "hidden": 24, "dim": 8},
@@ -66,7 +68,7 @@ def layers(heads, x: torch.Tensor, prefix: str, statistics) -> torch.Tensor:
         if "running_mean" in entry:
             mean, var = statistics(f"{prefix}{number}", entry, x)
             x = (x - mean) / (var + 1e-5).sqrt()
-            x = x * entry["weight"] + entry["bias"]
+            x = x * entry.get("weight", 1) + entry.get("bias", 0)
         elif entry:
             x = x @ entry["weight"][:, : x.shape[1]].T + entry.get("bias", 0)
         else:
@@ -79,7 +81,7 @@ def embeddings(found: Supernet, branch: str, pooled: torch.Tensor, statistics) -
     if found.info.method in ("densecl", "distill"):
         return layers(found.heads, pooled, f"{branch}.whole.layers.", statistics)
     x = layers(found.heads, pooled, f"{branch}.layers.", statistics)
-    if found.info.method == "byol" and branch == "query":
+    if found.info.method in ("byol", "simsiam") and branch == "query":
         x = layers(found.heads, x, "predictor.layers.", statistics)
     return x
 

@@ -1,15 +1,12 @@
 import csv
-import html
 import json
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from browser import in_browser
 from samples import SPACE
 
 from data_plugin import SearchSpace, UserError
@@ -22,8 +19,6 @@ from data_plugin.search.report.words import cost_label, cost_text, decimals, lea
 from data_plugin.search.result import SearchResult, TapResult
 from data_plugin.space import cost
 from data_plugin.space.budget import Budget
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def report(count: int = 40, space: SearchSpace | None = None, **changes) -> SearchReport:
@@ -80,24 +75,6 @@ def report(count: int = 40, space: SearchSpace | None = None, **changes) -> Sear
         run={"seed": 0, "supernet": {"path": "s.safetensors", "sha256": "b", "method": "mocov2"}},
     )
     return replace(made, **changes)
-
-
-def in_browser(page: str, script: str, folder: Path, width: int = 1200) -> tuple[dict, np.ndarray]:
-    """What a script returns in a real browser that shows the page, and the picture that the browser drew."""
-    if BROWSER is None:
-        pytest.skip("needs a browser: no chromium is installed")
-    collect = f"<script>document.title = JSON.stringify((() => {{ {script} }})());</script></body>"
-    (folder / "page.html").write_text(page.replace("</body>", collect))
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
-    command += [
-        "--disable-background-networking",
-        "--disable-component-update",
-        f"--user-data-dir={folder / 'profile'}",
-    ]
-    command += [f"--window-size={width},1600", f"--screenshot={folder / 'page.png'}", "--dump-dom"]
-    run = subprocess.run([*command, f"file://{folder / 'page.html'}"], capture_output=True, text=True, timeout=120)
-    title = run.stdout.split("<title>")[1].split("</title>")[0]
-    return json.loads(html.unescape(title)), np.asarray(Image.open(folder / "page.png").convert("RGB")).astype(int)
 
 
 def test_costs_have_units_and_figures_are_plain_decimals():

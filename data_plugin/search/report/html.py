@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, Template
 from markupsafe import Markup
 
 from data_plugin.search.report import words
 from data_plugin.search.report.plots import choice_plot, cost_plots
 from data_plugin.search.report.search_report import SearchReport
+from data_plugin.utils.templates import template
 
 ROWS = 2_000
 """Candidates in the table, closest first; more would make the page slow."""
@@ -18,7 +18,7 @@ ROWS = 2_000
 
 def html_report(report: SearchReport) -> str:
     """The whole page."""
-    return _template("report.html.j2").render(
+    return template(__package__, "report.html.j2").render(
         report=report,
         words=words,
         rows=list(report.candidates.rows(ROWS)),
@@ -31,13 +31,8 @@ def html_report(report: SearchReport) -> str:
 
 def html_summary(report: SearchReport) -> str:
     """The winners and the plots of score against cost, for a notebook."""
-    winners = _template("winners.html.j2").render(report=report, words=words)
+    winners = template(__package__, "winners.html.j2").render(report=report, words=words)
     return "\n".join([winners, *cost_plots(report)])
-
-
-def _template(name: str) -> Template:
-    loader = PackageLoader(__package__, ".")
-    return Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(name)
 
 
 def _run(report: SearchReport) -> dict[str, str]:

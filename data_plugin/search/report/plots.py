@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 
 import numpy as np
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 
 from data_plugin.search.report.search_report import SearchReport
 from data_plugin.search.report.words import COSTS, cost_label, score_label
 from data_plugin.space.arch import STAGES
 from data_plugin.space.pareto import pareto_front
+from data_plugin.utils.drawing import figure, svg
 
 POINTS = 2_000
 """Points from which on a scatter plot is drawn in pixels, which a browser shows at once however many there are."""
@@ -31,8 +29,8 @@ def choice_plot(report: SearchReport) -> str:
     """Score by every choice that an architecture makes: one panel per stage for its depth, and one for its width."""
     table = np.array([arch.row for arch in report.candidates.archs])
     scores = report.candidates.scores
-    figure = _figure(4.6)
-    panels = figure.subplots(2, STAGES + 1, sharey=True)
+    plot = figure(4.6)
+    panels = plot.subplots(2, STAGES + 1, sharey=True)
     panels[1, 0].axis("off")
     for column in range(table.shape[1]):
         depth = column > STAGES
@@ -44,13 +42,13 @@ def choice_plot(report: SearchReport) -> str:
         axes.set_title("stem width" if stage == 0 else f"stage {stage} {'depth' if depth else 'width'}", fontsize=9)
         axes.tick_params(labelsize=7)
     panels[1, 1].tick_params(labelleft=True)
-    return _svg(figure)
+    return svg(plot)
 
 
 def _cost_plot(report: SearchReport, costs: np.ndarray, quantity: str, label: str) -> str:
     """Score against a cost, with the front of networks that no cheaper one is as close as."""
-    figure = _figure(4.2)
-    axes = figure.subplots()
+    plot = figure(4.2)
+    axes = plot.subplots()
     candidates = report.candidates
     best = {winner.arch for winner in report.winners}
     points = np.column_stack([costs / COSTS[quantity][1], candidates.scores])
@@ -61,18 +59,4 @@ def _cost_plot(report: SearchReport, costs: np.ndarray, quantity: str, label: st
     axes.set_xlabel(label)
     axes.set_ylabel(score_label(report))
     axes.legend(["candidates", "winners", "Pareto front"], frameon=False)
-    return _svg(figure)
-
-
-def _figure(height: float) -> Figure:
-    # Without pyplot, which would pick a window system and keep the figure alive.
-    return Figure(figsize=(9, height), layout="constrained", dpi=150)
-
-
-def _svg(figure: Figure) -> str:
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(buffer)
-    svg = buffer.getvalue()
-    return svg[svg.index("<svg") :]
+    return svg(plot)
