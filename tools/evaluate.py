@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from data_plugin.tools.exit_codes import user_errors_exit_2
 from data_plugin.tools.number_arguments import part
+from data_plugin.tools.quiet_lightning import quiet_lightning
 from data_plugin.utils.extras import require_installed
 from data_plugin.utils.workers import spare_cores
 
@@ -56,8 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from data_plugin.evaluation.results import write_results
     from data_plugin.evaluation.run import open_evaluation, prepare_output
 
-    for name in ("lightning.pytorch", "pytorch_lightning"):  # lightly imports the second, which takes over the first
-        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet_lightning()
     evaluation, settings = open_evaluation(
         args.supernet,
         args.arch,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from data_plugin.tools.exit_codes import user_errors_exit_2
 from data_plugin.tools.import_argument import add_import_argument, import_modules
 from data_plugin.tools.number_arguments import iterations, part, whole
+from data_plugin.tools.quiet_lightning import quiet_lightning
 from data_plugin.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from data_plugin.search.found import Search
     from data_plugin.search.report.terminal import rank_report
 
+    quiet_lightning()
     import_modules(arguments.imports)
     given = [each for each in (arguments.train, arguments.val, arguments.labels) if each is not None]
     if given and (arguments.train is None or arguments.val is None):

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import SMALL_C4
+from samples import random_detector
 
-from data_plugin.frameworks.registry import frameworks_of
-from data_plugin.ranking import run as ranking_run
+from data_plugin import Arch
+from data_plugin.ranking.run import Comparison, train_each
 from data_plugin.search.found import Search
 from data_plugin.search.report.rank_check import CHANCE, DISTANCE, TOGETHER
 from data_plugin.search.report.search_report import SearchReport
@@ -16,22 +16,17 @@ from data_plugin.search.report.words import trust_texts
 from data_plugin.space import cost
 from data_plugin.tools import rank_check, search_det
 
-INSTALLED = [framework.name for framework in frameworks_of("detection") if framework.is_installed]
-
-pytestmark = pytest.mark.skipif(not INSTALLED, reason="no framework for detection is installed")
-
 GROUPS = ["0.01-0.02", "0.02-0.04"]
 
 
 @pytest.fixture(scope="module")
-def searched(supernet, drawn_voc, tmp_path_factory) -> Path:
+def searched(supernet, tmp_path_factory) -> Path:
     """The folder of a finished search of two budgets."""
     out = tmp_path_factory.mktemp("searched") / "out"
-    framework = INSTALLED[0]
-    given = ["--config", "faster_rcnn_c4_voc", "--framework", framework, "--supernet", supernet]
-    given += ["--data-root", drawn_voc]
-    given += ["--out", out, "--group", *GROUPS, "--samples", "12", "--image-count", "2", "--opts", *SMALL_C4[framework]]
-    assert search_det.main([str(each) for each in given]) == 0
+    given = ["--config", "faster_rcnn_c4_voc", "--supernet", supernet, "--out", out, "--device", "cpu"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("data_plugin.search.run.config_task", random_detector)
+        assert search_det.main([*map(str, given), "--group", *GROUPS, "--samples", "12", "--image-count", "2"]) == 0
     return out
 
 
@@ -43,20 +38,38 @@ def search(searched, tmp_path) -> Path:
     return tmp_path
 
 
+class Trainings:
+    """What is fine-tuned in the place of a framework's trainings, and the AP that it comes to.
+
+    Args:
+        search: the search's folder.
+    """
+
+    def __init__(self, search: Path) -> None:
+        candidates = Search.read(search).report.candidates
+        self.scores = dict(zip(candidates.archs, candidates.scores, strict=True))
+        self.done: list[tuple[Arch, int]] = []
+        self.killed_after: int | None = None
+
+    def metric(self, arch: Arch, seed: int) -> float:
+        return 50 - 100 * self.scores[arch]
+
+    def train(self, training, folder: Path) -> None:
+        if len(self.done) == self.killed_after:
+            raise KeyboardInterrupt
+        self.done.append((training.arch, training.seed))
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps({"AP": float(self.metric(training.arch, training.seed))}))
+
+    def finetune_each(self, supernet, config, out, trainings, *, iterations, resume, done, **_) -> Comparison:
+        return train_each(out, {"iterations": iterations}, "AP", trainings, self.train, resume, done)
+
+
 @pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch, search) -> dict[str, list]:
-    """What would be fine-tuned, in the place of a framework's trainer; by its ``metric`` of a network and a seed."""
-    report = Search.read(search).report
-    scores = {str(arch): score for arch, score in zip(report.candidates.archs, report.candidates.scores, strict=True)}
-    answers = {"runs": [], "metric": lambda arch, seed: 50 - 100 * scores[arch]}
-
-    def run(config, out, task, **_):
-        arch, seed = out.parent.parent.name, int(out.name.removeprefix("seed_"))
-        answers["runs"].append((arch, seed))
-        (out / "metrics.json").write_text(json.dumps({"AP": float(answers["metric"](arch, seed)), "AP50": 50.0}))
-
-    monkeypatch.setattr(ranking_run, "run_finetune", run)
-    return answers
+def trained(monkeypatch: pytest.MonkeyPatch, search) -> Trainings:
+    trainings = Trainings(search)
+    monkeypatch.setattr("data_plugin.ranking.searched.finetune_each", trainings.finetune_each)
+    return trainings
 
 
 def check(search: Path, *more: str) -> int:
@@ -69,12 +82,12 @@ def test_networks_that_fall_off_with_their_distance_are_ranked_without_error(sea
     found = Search.read(search).report
     (ranked,) = found.rank_checks.values()
     assert len(ranked.networks) == 6
-    assert trained["runs"] == [(str(each.arch), seed) for seed in (0, 1) for each in ranked.networks]
+    assert trained.done == [(each.arch, seed) for seed in (0, 1) for each in ranked.networks]
     assert found.closest(GROUPS[1]).arch in [each.arch for each in ranked.networks]
     distance = ranked.predictor(DISTANCE)
     assert distance.spearman == pytest.approx(1)
     assert distance.picked == pytest.approx(ranked.best)
-    assert ranked.agreement == ranked.reach == pytest.approx(1)
+    assert (ranked.agreement, ranked.reach) == (pytest.approx(1), pytest.approx(1))
     metric = [each.mean for each in ranked.networks]
     assert ranked.predictor(CHANCE).picked == pytest.approx(np.mean(metric))
     for name, of in (("FLOPs", cost.flops), ("parameters", cost.params)):
@@ -90,7 +103,6 @@ def test_networks_that_fall_off_with_their_distance_are_ranked_without_error(sea
     assert "the distance ranks 6 networks by AP after 40 iterations: Spearman +1.00" in printed
     page = (search / "report.html").read_text()
     assert "How far to trust this" in page
-    assert "The distance ranks" not in page  # after its budget, as in
     assert f"{GROUPS[1]}: the distance ranks 6 networks by AP" in page
 
 
@@ -115,8 +127,7 @@ def test_several_budgets_are_looked_at_alone_and_together(search, trained):
 
 
 def test_a_distance_that_ranks_upside_down_is_said_loudly(search, trained, capsys):
-    upright = trained["metric"]
-    trained["metric"] = lambda arch, seed: 100 - upright(arch, seed)
+    trained.metric = lambda arch, seed: trained.scores[arch]
     assert check(search, "--budget", GROUPS[1], "--networks", "12") == 0
     assert (
         "THE DISTANCE RANKS 12 networks by AP after 40 iterations UPSIDE DOWN: Spearman -1.00"
@@ -124,8 +135,15 @@ def test_a_distance_that_ranks_upside_down_is_said_loudly(search, trained, capsy
     )
 
 
+def test_of_four_networks_no_order_shows_anything(search, trained, capsys):
+    assert check(search, "--budget", GROUPS[1], "--networks", "4") == 0
+    printed = capsys.readouterr().out
+    assert "it is not shown that the distance ranks 4 networks" in printed
+    assert "Spearman +1.00, +1.00 to +1.00 at 95 % confidence, random orders -1.00 to +1.00" in printed
+
+
 def test_a_rival_that_ranks_better_is_named(search, trained, capsys):
-    trained["metric"] = lambda arch, seed: sum(map(int, arch[1:].split("_")[0].split("-")))
+    trained.metric = lambda arch, seed: sum(arch.depth)
     assert check(search, "--budget", GROUPS[1], "--networks", "12", "--seeds", "0") == 0
     printed = capsys.readouterr().out
     assert "ranked better without a search by depth (+1.00)" in printed
@@ -133,7 +151,7 @@ def test_a_rival_that_ranks_better_is_named(search, trained, capsys):
 
 
 def test_networks_that_all_come_to_the_same_cannot_be_ranked(search, trained, capsys):
-    trained["metric"] = lambda arch, seed: 0
+    trained.metric = lambda arch, seed: 0
     assert check(search, "--budget", GROUPS[0]) == 0
     (ranked,) = Search.read(search).report.rank_checks.values()
     assert (ranked.agreement, ranked.reach, ranked.predictor(DISTANCE).spearman) == (None, None, None)
@@ -142,23 +160,16 @@ def test_networks_that_all_come_to_the_same_cannot_be_ranked(search, trained, ca
     )
 
 
-def test_it_goes_on_where_it_stopped(search, trained, monkeypatch, capsys):
-    run = ranking_run.run_finetune
-
-    def killed(*given, **more):
-        if len(trained["runs"]) == 3:
-            raise KeyboardInterrupt
-        run(*given, **more)
-
-    monkeypatch.setattr(ranking_run, "run_finetune", killed)
+def test_it_goes_on_where_it_stopped(search, trained, capsys):
+    trained.killed_after = 3
     with pytest.raises(KeyboardInterrupt):
         check(search, "--budget", GROUPS[0])
     assert not Search.read(search).report.rank_checks
-    monkeypatch.setattr(ranking_run, "run_finetune", run)
+    trained.killed_after = None
     assert check(search, "--budget", GROUPS[0]) == 2
     assert "is not empty; add --resume to go on with it" in capsys.readouterr().err
     assert check(search, "--budget", GROUPS[0], "--resume") == 0
-    assert len(trained["runs"]) == len(set(trained["runs"])) == 12
+    assert len(trained.done) == len(set(trained.done)) == 12
     assert rank_check.main(["--search", str(search), "--finetune", "50", "--resume"]) == 2
     assert "iterations was 40 and is 50" in capsys.readouterr().err
 
@@ -174,7 +185,7 @@ def test_it_goes_on_where_it_stopped(search, trained, monkeypatch, capsys):
 def test_what_does_not_fit_is_one_sentence(search, trained, given, said, capsys):
     assert check(search, *given) == 2
     assert said in capsys.readouterr().err
-    assert not trained["runs"]
+    assert not trained.done
     assert not (search / "rank_check").exists()
 
 
@@ -195,7 +206,7 @@ def test_labelled_images_are_for_classification_alone(search, trained, tmp_path,
 def test_a_dry_run_says_what_would_be_trained(search, trained, capsys):
     assert check(search, "--dry-run") == 0
     assert "fine-tunes 24 times for 40 iterations" in capsys.readouterr().out
-    assert not trained["runs"]
+    assert not trained.done
     assert not (search / "rank_check").exists()
 
 

@@ -31,6 +31,11 @@ SETTINGS = {"epochs": 1, "batch_size": 4, "image_size": 32, "lr": 0.1, "warmup":
 SETTINGS |= {"weight_decay": 1e-4, "key_momentum": 0.9, "method": "mocov2", "settings": {"hidden": 24, "dim": 8}}
 
 
+@pytest.fixture(autouse=True)
+def _read_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_plugin.search.downstream.spare_cores", lambda: 0)
+
+
 @pytest.fixture
 def supernet(tmp_path) -> Path:
     """One with heads, which its file describes."""

@@ -11,7 +11,7 @@ from data_plugin.frameworks.finetuned import Weights
 from data_plugin.search.downstream import TORCHVISION
 from data_plugin.search.knowledge import FEWEST, Knowledge
 from data_plugin.search.report.finetuning import RANDOM, WINNER
-from data_plugin.search.report.rank_check import DISTANCE, Predictor, RankCheck
+from data_plugin.search.report.rank_check import CHANCE, DISTANCE, Predictor, RankCheck
 from data_plugin.search.report.search_report import SearchReport, Winner
 from data_plugin.search.rivals import RESNET50, Rival
 from data_plugin.search.taps import EMBEDDING
@@ -226,13 +226,16 @@ def rank_texts(check: RankCheck) -> list[str]:
     if distance.spearman is None or distance.interval is None or distance.picked is None:
         return [f"{count} networks cannot be ranked: {metric} {length}, or the distance, is the same in all of them"]
     low, high = distance.interval
-    if low > 0:
+    # Of few networks a bootstrap knows too little: an order drawn at random may be as good.
+    by_chance = check.predictor(CHANCE).interval or (-1.0, 1.0)
+    if low > 0 and distance.spearman > by_chance[1]:
         verdict = f"the distance ranks {count} networks by {metric} {length}"
-    elif high < 0:
+    elif high < 0 and distance.spearman < by_chance[0]:
         verdict = f"THE DISTANCE RANKS {count} networks by {metric} {length} UPSIDE DOWN"
     else:
         verdict = f"it is not shown that the distance ranks {count} networks by {metric} {length}"
-    texts = [f"{verdict}: Spearman {distance.spearman:+.2f}, {interval_text(distance)} at 95 % confidence"]
+    interval, chance = interval_text(distance), "{:+.2f} to {:+.2f}".format(*by_chance)
+    texts = [f"{verdict}: Spearman {distance.spearman:+.2f}, {interval} at 95 % confidence, random orders {chance}"]
     if check.agreement is None or check.reach is None:
         texts.append("with one seed it is not known how far any ranking could agree; give two --seeds")
     else:
