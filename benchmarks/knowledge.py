@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from image_files import ImageFiles
-from rankings import by_labels, correlation, distances, drawn, files
+from rankings import by_labels, distances, drawn, files
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.datasets import ImageFolder
@@ -34,6 +34,7 @@ from data_plugin import Arch
 from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.backbones.extract import extract
 from data_plugin.images.image_folder import ImageFolder as UnlabelledFolder
+from data_plugin.ranking.statistics import spearman
 from data_plugin.search.external_teacher import PRETRAINING, ExternalTeacher, open_external_teacher
 from data_plugin.search.knowledge import IMAGES, STARTS, effective_rank, features
 from data_plugin.search.searcher import Searcher
@@ -112,7 +113,7 @@ def with_labels(supernet: Supernet, data: Path, networks: int, labelled: int) ->
     agreements = []
     for teacher in teachers:
         result = Searcher(supernet, ("C5",), teacher=teacher).measure(archs[1:], ImageFiles(chosen[:64], 64).batches(4))
-        agreements.append(correlation(-distances(result, archs[1:]).mean(1), nearer[1:]))
+        agreements.append(spearman(-distances(result, archs[1:]).mean(1), nearer[1:]))
     return nearer[0], agreements
 
 

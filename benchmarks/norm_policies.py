@@ -24,9 +24,10 @@ from pathlib import Path
 
 import numpy as np
 from image_files import ImageFiles
-from rankings import by_labels, correlation, distances, drawn, files, halves, one_budget
+from rankings import by_labels, distances, drawn, files, halves, one_budget
 from torchvision.datasets import ImageFolder
 
+from data_plugin.ranking.statistics import spearman
 from data_plugin.search.searcher import Searcher
 from data_plugin.supernet.checkpoint import load_supernet
 
@@ -69,7 +70,7 @@ def main() -> None:
         print(
             f"reference by labels: own class nearer in {100 * labels.min():.1f} to {100 * labels.max():.1f} % of pairs "
             f"(± {100 * nearer[0].std() / len(nearer[0]) ** 0.5:.1f}); its halves {halves(nearer):.3f}; with the "
-            f"reference by distance {correlation(-labels, reference):.3f}"
+            f"reference by distance {spearman(-labels, reference):.3f}"
         )
     print(f"{time.perf_counter() - start:.0f} s\n\npolicy           stability  by distance  regret  by labels")
     for norm, batch_size in POLICIES:
@@ -77,10 +78,10 @@ def main() -> None:
         for half in (images[:count], images[count : 2 * count]):
             batches = ImageFiles(half, size).batches(batch_size)
             found.append(distances(Searcher(supernet, taps, norm=norm).measure(archs, batches), archs).mean(1))
-        stability = correlation(*found)
-        agreement = float(np.mean([correlation(f, reference) for f in found]))
+        stability = spearman(*found)
+        agreement = float(np.mean([spearman(f, reference) for f in found]))
         regret = float(np.mean([reference[f.argmin()] - reference.min() for f in found]) / reference.std())
-        labelled = "" if labels is None else f"{np.mean([correlation(f, -labels) for f in found]):11.3f}"
+        labelled = "" if labels is None else f"{np.mean([spearman(f, -labels) for f in found]):11.3f}"
         print(f"{norm:<13}{batch_size:>3}{stability:12.3f}{agreement:13.3f}{regret:8.2f}{labelled}", flush=True)
     print(f"{time.perf_counter() - start:.0f} s")
 

@@ -6,7 +6,8 @@ views. Every row is a process of its own, so that its peak memory is its own; ea
 first of them are not timed.
 
     python benchmarks/pretrain.py --space micro --image-size 64 --batch-size 64
-    python benchmarks/pretrain.py --space data --image-size 224 --batch-size 128 --device cuda --precision bf16
+    python benchmarks/pretrain.py --space data --image-size 224 --batch-size 64 --device cuda --precision bf16 \
+        --views-on device
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from torch.utils.data import DataLoader
 from data_plugin.images.drawn_voc import draw_voc
 from data_plugin.images.input_format import InputFormat
 from data_plugin.images.open import open_images
-from data_plugin.pretrain.augmentation import whole_views
+from data_plugin.pretrain.augmentation import Colours, crops, whole_views
 from data_plugin.pretrain.recipe import METHODS, read_recipe
 from data_plugin.pretrain.step import SupernetTraining
 from data_plugin.pretrain.views import Batch, EpochStream, Views, collate
 from data_plugin.space import cost
-from data_plugin.space.search_space import SPACES
+from data_plugin.space.search_space import SPACES, SearchSpace
 
 WARM_UP = 2
 """Steps that are not timed."""
@@ -62,13 +63,14 @@ def naive(training: SupernetTraining, batch: Batch) -> None:
 LOOPS: dict[str, Callable[[SupernetTraining, Batch], None]] = {"ours": ours, "naive": naive}
 
 
-def set_up(args: argparse.Namespace, method: str, steps: int) -> tuple[Any, DataLoader]:
+def set_up(args: argparse.Namespace, method: str, steps: int, views_on: str = "workers") -> tuple[Any, DataLoader]:
     """What trains, and the batches of so many steps.
 
     Args:
         args: ``space``, ``image_size``, ``batch_size``, ``data``, ``workers`` and ``device``.
         method: a name of :data:`SELF_SUPERVISED`.
         steps: number of batches.
+        views_on: "workers", or "device" for batches of crops, whose colours :func:`ours` makes where the networks are.
     """
     torch.manual_seed(0)
     recipe = read_recipe(
@@ -78,7 +80,13 @@ def set_up(args: argparse.Namespace, method: str, steps: int) -> tuple[Any, Data
     training: Any = SupernetTraining(SPACES[args.space](), recipe, steps, seed=0).to(args.device).train()
     training.log = training.log_dict = lambda *_, **__: None
     images = open_images(args.data)
-    views = Views(images, whole_views(training.method.views, args.image_size, InputFormat.imagenet()), 0)
+    distributions, size, form = training.method.views, args.image_size, InputFormat.imagenet()
+    if views_on == "device":
+        training.colours = Colours(distributions, form).to(args.device)
+        made = crops(distributions, size)
+    else:
+        made = whole_views(distributions, size, form)
+    views = Views(images, made, 0)
     loader = DataLoader(
         views,
         args.batch_size,
@@ -99,8 +107,10 @@ def draw_images(folder: Path, args: argparse.Namespace) -> Path:
 def measure(args: argparse.Namespace, loop: str, method: str) -> dict[str, float]:
     """Train some steps and time them."""
     device = torch.device(args.device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     steps = WARM_UP + args.steps
-    training, loader = set_up(args, method, steps)
+    training, loader = set_up(args, method, steps, args.views_on if loop == "ours" else "workers")
     optimizer = training.configure_optimizers()["optimizer"]
     networks = [training.networks(step) for step in range(steps)]
     half = loop == "ours" and args.precision == "bf16"
@@ -152,6 +162,27 @@ def matrix_peak(device: torch.device) -> float:
     return 10 * 2 * 8192**3 / (time.perf_counter() - start)
 
 
+def convolution_peak(space: SearchSpace, image_size: int, batch_size: int, device: torch.device) -> float:
+    """Operations per second of the fastest 3x3 convolution of a space's largest network, in bf16 and channels last."""
+    rates = []
+    for stage, width in enumerate(space.largest.width):
+        size = -(-image_size // (4 * 2**stage))
+        layer = torch.nn.Conv2d(width, width, 3, padding=1, bias=False, device=device, dtype=torch.bfloat16)
+        layer = layer.to(memory_format=torch.channels_last)
+        maps = torch.randn(batch_size, width, size, size, device=device, dtype=torch.bfloat16)
+        maps = maps.contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            for _ in range(3):
+                layer(maps)
+            _synchronise(device)
+            start = time.perf_counter()
+            for _ in range(10):
+                layer(maps)
+            _synchronise(device)
+        rates.append(10 * 2 * batch_size * size**2 * 9 * width**2 / (time.perf_counter() - start))
+    return max(rates)
+
+
 def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -168,6 +199,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=1, help="processes that make views")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="ours; the naive loop has fp32")
+    parser.add_argument("--views-on", choices=("workers", "device"), default="workers", help="ours, as pre-training's")
     parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
     return parser
 

@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from rankings import correlation
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -35,6 +34,7 @@ from data_plugin.evaluation.knn import knn_accuracy
 from data_plugin.features.pooled import CalibratedNetworks, labelled_features
 from data_plugin.images.calibration import calibration_images
 from data_plugin.images.crops import centre_crop
+from data_plugin.ranking.statistics import spearman
 from data_plugin.space.cost import flops
 
 OPTIONS: Mapping[str, Sequence[str]] = {
@@ -138,7 +138,7 @@ def cell(values: Iterable[float], digits: int) -> str:
 
 def rank(accuracy: Mapping[str, float]) -> float:
     costs = [flops(Arch.parse(name)) for name in accuracy]
-    return correlation(np.array(costs), np.array(list(accuracy.values())))
+    return spearman(np.array(costs), np.array(list(accuracy.values())))
 
 
 def row(what: str, accuracies: Sequence[Mapping[str, float]]) -> str:

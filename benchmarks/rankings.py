@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import torch
 from image_files import ImageFiles
-from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.datasets import ImageFolder
@@ -16,6 +15,7 @@ from data_plugin import Arch, SearchSpace
 from data_plugin.backbones import DynamicResNet
 from data_plugin.features.pooled import CalibratedNetworks, labelled_features
 from data_plugin.images.batch import ImageBatches
+from data_plugin.ranking.statistics import spearman
 from data_plugin.search.result import SearchResult
 from data_plugin.space import cost
 
@@ -32,13 +32,9 @@ def distances(result: SearchResult, archs: Sequence[Arch]) -> np.ndarray:
     return result.per_image([result.index[arch] for arch in archs])
 
 
-def correlation(first: np.ndarray, second: np.ndarray) -> float:
-    return float(spearmanr(first, second).statistic)
-
-
 def halves(values: np.ndarray) -> float:
     """How far the ranking by one half of the images agrees with that by the other, from (networks, images)."""
-    return correlation(values[:, ::2].mean(1), values[:, 1::2].mean(1))
+    return spearman(values[:, ::2].mean(1), values[:, 1::2].mean(1))
 
 
 def drawn(folder: ImageFolder, count: int) -> list[int]:

@@ -62,6 +62,9 @@ def measure(way: str, positions: int, channels: int, device: str) -> dict[str, f
     with torch.inference_mode():
         few = [each[..., :64] for each in maps]
         WAYS[way](few[0]).distance(few[1]).item()  # what is loaded or compiled at the first call
+        if device == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
         before = _peak(device)
         start = time.perf_counter()
         teacher = WAYS[way](maps[0])

@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 from image_files import ImageFiles
-from rankings import by_labels, correlation, distances, drawn, files, halves, one_budget
+from rankings import by_labels, distances, drawn, files, halves, one_budget
 from torchvision.datasets import ImageFolder
 
+from data_plugin.ranking.statistics import spearman
 from data_plugin.search.searcher import Searcher
 from data_plugin.space import cost
 from data_plugin.supernet.checkpoint import load_supernet
@@ -52,7 +53,7 @@ def draws(networks: int, images: int, count: int = 500) -> Iterator[tuple[np.nda
 
 def agreement(found: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Correlation of each search, (searches, networks), with the ranking by labels, (searches,)."""
-    return np.array([correlation(-scores, labels) for scores in found])
+    return np.array([spearman(-scores, labels) for scores in found])
 
 
 def main() -> None:
@@ -89,7 +90,7 @@ def main() -> None:
         searcher = Searcher(supernet, taps.split(","), **options)
         results = (searcher.measure(archs, ImageFiles(each, arguments.size).batches(batch_size)) for each in searched)
         found = np.stack([distances(result, archs).mean(1) for result in results])
-        stability = np.mean([correlation(*pair) for pair in itertools.combinations(found, 2)])
+        stability = np.mean([spearman(*pair) for pair in itertools.combinations(found, 2)])
         agrees = agreement(found, labels)
         agrees_again = np.array([agreement(found[:, a], nearer[a][:, i].mean(1)).mean() for a, i in again])
         first = agrees_again if first is None else first
@@ -100,7 +101,7 @@ def main() -> None:
             flush=True,
         )
     for name, costs in {"multiply-accumulates": cost.flops, "parameters": cost.params}.items():
-        print(f"more {name} first: {correlation(np.array([costs(arch) for arch in archs]), labels):.3f}")
+        print(f"more {name} first: {spearman(np.array([costs(arch) for arch in archs]), labels):.3f}")
 
 
 if __name__ == "__main__":

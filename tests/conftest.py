@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,15 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip(f"needs the real photographs of {REAL_DATA.parent.name}/{REAL_DATA.name} beside the checkout")
     return REAL_DATA
+
+
+@pytest.fixture
+def cuda() -> torch.device:
+    """A GPU or, so that tests of one can be rehearsed, the device that ``CUDA_TESTS_ON`` names."""
+    device = torch.device(os.environ.get("CUDA_TESTS_ON", "cuda"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return device
 
 
 @pytest.fixture(autouse=True)

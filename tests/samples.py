@@ -20,6 +20,7 @@ from data_plugin.features.store import EmbeddingStore, StoreHeader, make_store, 
 from data_plugin.images.batch import ImageBatches, ImageSource, LoadedImage
 from data_plugin.images.drawn_voc import CLASSES as DRAWN_CLASSES
 from data_plugin.images.input_format import InputFormat
+from data_plugin.search.downstream import Downstream
 from data_plugin.space import cost
 from data_plugin.space.latency_model import networks_to_measure
 from data_plugin.space.latency_table import LatencyTable
@@ -70,6 +71,12 @@ def random_batches(*groups: Sequence[Size], seed: int = 1) -> ImageBatches:
     ends = torch.tensor([0, *map(len, groups)]).cumsum(0).tolist()
     parts = [list(range(first, end)) for first, end in itertools.pairwise(ends)]
     return ImageBatches(RandomImages(sizes, names, seed), parts)
+
+
+def random_detector(*_: object, **__: object) -> Downstream:
+    """What a search asks of a detector that reads C5 of random images, in the place of a framework's config."""
+    images = RandomImages([(64, 64)] * 2)
+    return Downstream("mmdet", "MMDetection", (), images, "nowhere", None, ("C5",), Resolution(), (), {})
 
 
 def random_supernet(

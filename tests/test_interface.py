@@ -17,8 +17,9 @@ from data_plugin.search.run import SearchOptions
 from data_plugin.search.strategies.sample import Sample
 from data_plugin.tools import embed as embed_tool
 from data_plugin.tools import pretrain as pretrain_tool
+from data_plugin.tools import search_cls
 from data_plugin.tools import select_coreset as select_tool
-from data_plugin.tools.search_cli import add_search_arguments
+from data_plugin.tools.search_config_cli import add_config_search_arguments
 
 pytest.importorskip("lightly", reason="pre-training is not installed")
 pytest.importorskip("mmdet", reason="no framework is installed")
@@ -112,18 +113,30 @@ def test_embedding_and_selection_have_the_options_of_their_tools_with_their_defa
 
 def test_a_search_has_the_options_of_its_tool_with_their_defaults():
     parser = argparse.ArgumentParser()
-    add_search_arguments(parser, "detection", example="")
+    add_config_search_arguments(parser, "detection", example="")
     strategies = {"samples", "exhaustive", "evolve", "population", "generations", "halve"}
     alone = {"demo_data", "imports", "finetune", "dry_run", *strategies}
     tool = defaults_of_tool(parser, alone, {"all_groups": "every_group", "opts": "options"})
     found = parameters(search_supernet)
-    assert found.keys() - tool.keys() == {"strategy", "task"}
+    assert found.keys() - tool.keys() == {"strategy", "task", "image_size"}
     lists, told = {"budget", "group", "options"}, {"supernet", "out"}  # Python has to be told what the tool finds
     assert all(found[name].default == () and tool[name] == [] for name in lists)
     assert all(found[name].default is inspect.Parameter.empty for name in told)
     same = tool.keys() - lists - told
     assert {name: found[name].default for name in same} == {name: tool[name] for name in same}
     assert found["strategy"].default == Sample(parser.get_default("samples"))
+
+
+def test_a_search_for_classification_has_the_options_of_its_tool_with_their_defaults():
+    strategies = {"samples", "exhaustive", "evolve", "population", "generations", "halve"}
+    tool = defaults_of_tool(
+        search_cls.parser(), {"dry_run", *strategies}, {"images": "config", "all_groups": "every_group"}
+    )
+    found = parameters(search_supernet)
+    config = {"task", "framework", "data_root", "images", "classes", "options"}
+    assert found.keys() - tool.keys() == {"strategy", *config}
+    same = tool.keys() - {"budget", "group", "supernet", "out"}
+    assert {name: found[name].default for name in same} == {name: tool[name] for name in same}
 
 
 def test_a_search_takes_every_option_as_search_options_has_it():

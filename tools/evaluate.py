@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from data_plugin.tools.exit_codes import user_errors_exit_2
-from data_plugin.utils.errors import UserError
+from data_plugin.tools.number_arguments import part
+from data_plugin.tools.quiet_lightning import quiet_lightning
 from data_plugin.utils.extras import require_installed
 from data_plugin.utils.workers import spare_cores
 
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     )
     semisup.add_argument(
         "--labels",
-        type=_part,
+        type=part,
         required=True,
         metavar="PERCENT",
         help="part of every class that is trained on, at least one image: 1%%, 10%%, 100%%, ...",
@@ -56,8 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from data_plugin.evaluation.results import write_results
     from data_plugin.evaluation.run import open_evaluation, prepare_output
 
-    for name in ("lightning.pytorch", "pytorch_lightning"):  # lightly imports the second, which takes over the first
-        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet_lightning()
     evaluation, settings = open_evaluation(
         args.supernet,
         args.arch,
@@ -142,16 +141,6 @@ def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head-lr", type=float, help="learning rate of the classifier (default: the protocol's)")
     parser.add_argument("--weight-decay", type=float, help="weight decay (default: the protocol's)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
-
-
-def _part(text: str) -> float:
-    number = text.removesuffix("%")
-    try:
-        if number == text:
-            raise ValueError(text)
-        return float(number) / 100
-    except ValueError as error:
-        raise UserError(f"--labels is {text!r}; expected a percentage such as 1%, 10% or 100%") from error
 
 
 if __name__ == "__main__":

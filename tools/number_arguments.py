@@ -1,8 +1,10 @@
-"""Whole numbers and sizes as arguments of tools."""
+"""Whole numbers, sizes and parts as arguments of tools."""
 
 from __future__ import annotations
 
 import argparse
+
+from data_plugin.utils.errors import UserError
 
 
 def whole(text: str, least: int, expected: str) -> int:
@@ -10,6 +12,26 @@ def whole(text: str, least: int, expected: str) -> int:
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} was given; expected {expected}")
     return int(text)
+
+
+def iterations(text: str) -> int:
+    """The length of a training."""
+    return whole(text, least=1, expected="a number of iterations, at least 1")
+
+
+def part(text: str) -> float:
+    """A part of the labels, 0 to 1, from per cent.
+
+    Raises:
+        UserError: if it is none.
+    """
+    number = text.removesuffix("%")
+    try:
+        if number == text:
+            raise ValueError(text)
+        return float(number) / 100
+    except ValueError as error:
+        raise UserError(f"--labels is {text!r}; expected a percentage such as 1%, 10% or 100%") from error
 
 
 def size(text: str) -> tuple[int, int]:

@@ -7,14 +7,14 @@ import sys
 from collections.abc import Sequence
 
 from data_plugin.tools.exit_codes import user_errors_exit_2
-from data_plugin.tools.search_cli import add_search_arguments, search_and_print
+from data_plugin.tools.search_config_cli import add_config_search_arguments, search_and_print
 
 
 @user_errors_exit_2
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit code."""
     parser = argparse.ArgumentParser(prog="search_seg.py", description=__doc__)
-    add_search_arguments(parser, "segmentation", example="fcn_d8_cityscapes")
+    add_config_search_arguments(parser, "segmentation", example="fcn_d8_cityscapes")
     search_and_print(parser.parse_args(argv), "segmentation", finetune="finetune_seg")
     return 0
 

@@ -15,10 +15,11 @@ from data_plugin.utils.extras import is_installed
 if TYPE_CHECKING:
     from data_plugin.frameworks.framework_config import FrameworkConfig
 
-Task = Literal["detection", "segmentation"]
+Task = Literal["detection", "segmentation", "classification"]
+"""What a model is for; of the frameworks none is for classification, for which backbones are searched all the same."""
 
-MAIN_METRIC: Mapping[Task, str] = {"detection": "AP", "segmentation": "mIoU"}
-"""Of what :meth:`FrameworkConfig.finetune` returns, the figure that papers compare."""
+MAIN_METRIC: Mapping[Task, str] = {"detection": "AP", "segmentation": "mIoU", "classification": "top1"}
+"""Of what a fine-tuning comes to, such as :meth:`FrameworkConfig.finetune` returns, the figure that papers compare."""
 
 
 @dataclass(frozen=True)

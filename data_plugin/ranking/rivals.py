@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
 from data_plugin.frameworks.finetuned import Finetuned, Training
-from data_plugin.ranking.run import finetune_each
+from data_plugin.ranking.searched import finetune_searched
 from data_plugin.search.found import Search
 from data_plugin.search.report.finetuning import RANDOM, WINNER, Finetuning
 from data_plugin.search.report.folder import write_report
 from data_plugin.search.report.search_report import SearchReport
 from data_plugin.search.rivals import RESNET50
-from data_plugin.supernet.named_supernet import named_supernet
-from data_plugin.utils.errors import UserError
-from data_plugin.utils.provenance import file_hash
-from data_plugin.utils.ranks import launched_ranks
 
 FOLDER = "finetuned"
 """Where the trainings are, below a search's output folder."""
@@ -42,28 +37,13 @@ def finetune_rivals(
 
     Raises:
         UserError: if the supernet is not the one that was searched, or the config cannot be trained, see
-            :func:`finetune_each`; what is finished stays.
+            :func:`finetune_searched`; what is finished stays.
     """
-    require_one_process()
-    report, run = search.report, search.report.run
-    supernet = run["supernet"]["path"]
-    if file_hash(named_supernet(supernet)) != run["supernet"]["sha256"]:
-        raise UserError(f"{supernet} is no longer the supernet that {search.out} has searched; put that one back")
+    report = search.report
     wanted = {budget: trainings_of(report, budget) for budget in report.budgets}
-    out = search.out / FOLDER
-    comparison = finetune_each(
-        supernet,
-        report.config,
-        out,
-        [training for each in wanted.values() for training in each],
-        framework=report.framework,
-        data_root=None if report.data_root is None else Path(report.data_root),
-        classes=run["classes"],
-        options=run["options"],
-        iterations=iterations,
-        resume=out.is_dir(),
-        done=done,
-    )
+    trainings = [training for each in wanted.values() for training in each]
+    resume = (search.out / FOLDER).is_dir()
+    comparison = finetune_searched(search, trainings, FOLDER, iterations, resume, done)
     metrics = {each.training: each.metrics for each in comparison.finetuned}
     networks = {
         budget: [Finetuned(**vars(each), metrics=metrics[each.arch, each.weights, each.seed]) for each in trainings]
@@ -72,19 +52,6 @@ def finetune_rivals(
     found = dataclasses.replace(report, finetuning=Finetuning(comparison.metric, iterations, networks))
     write_report(search.out, found)
     return Search(search.out, found)
-
-
-def require_one_process() -> None:
-    """Check that there are no several processes, in which one training after the other would have to begin anew.
-
-    Raises:
-        UserError: if there are.
-    """
-    if launched_ranks() != (1, 1):
-        raise UserError(
-            "winners and rivals are fine-tuned by one process; search without --finetune here, then go on without "
-            "torchrun, with --resume and --finetune"
-        )
 
 
 def trainings_of(report: SearchReport, budget: str) -> list[Training]:

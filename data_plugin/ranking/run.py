@@ -139,7 +139,6 @@ def finetune_each(
         "versions": installed_versions([*chosen.distributions, "torch"]),
     }
     images = opened.images()  # before anything is written, since they may be missing
-    _open_folder(out, settings, resume)
     batches = draw_batches(images, STATISTICS_IMAGES if len(images) > STATISTICS_IMAGES else None, 16, seed=0)
     searcher = Searcher(loaded.at(pick_device("auto"), **opened.resolution.options()), opened.taps)
 
@@ -159,7 +158,34 @@ def finetune_each(
             resume=(folder / LAST_CHECKPOINT).is_file(),
         )
 
-    comparison = Comparison(settings, MAIN_METRIC[chosen.task], [])
+    return train_each(out, settings, MAIN_METRIC[chosen.task], trainings, train, resume, done)
+
+
+def train_each(
+    out: Path,
+    settings: Mapping[str, Any],
+    metric: str,
+    trainings: Sequence[Training],
+    train: Callable[[Training, Path], None],
+    resume: bool,
+    done: Callable[[Finetuned], None],
+) -> Comparison:
+    """Do all trainings that are not done yet, one after the other.
+
+    Args:
+        out: output folder: a folder for each training, and ``comparison.json``.
+        settings: what all have in common, JSON values.
+        metric: the one that counts.
+        trainings: what is trained; what comes twice is trained once.
+        train: does a training in a folder, where it may find what an earlier one left, and writes ``metrics.json``.
+        resume: go on with what an earlier call left in ``out``.
+        done: called with every training that is done, an earlier call's too.
+
+    Raises:
+        UserError: if ``out`` holds something else.
+    """
+    _open_folder(out, settings, resume)
+    comparison = Comparison(settings, metric, [])
     earlier = read_finetuned(out)
     for training in trainings:
         folder = out / str(training.arch) / training.weights / f"seed_{training.seed}"

@@ -9,13 +9,30 @@ from pathlib import Path
 from typing import Any
 
 from data_plugin.backbones.data_resnet import DATAResNet
+from data_plugin.frameworks.framework import Framework
 from data_plugin.frameworks.registry import FRAMEWORKS
 from data_plugin.frameworks.run import run_finetune
 from data_plugin.search.report import words
 from data_plugin.search.report.search_report import SearchReport, Winner
 from data_plugin.search.report.terminal import terminal_report
 from data_plugin.space.arch import Arch
+from data_plugin.utils.errors import UserError
 from data_plugin.utils.facts_table import facts_table
+
+
+def framework_of(report: SearchReport) -> Framework:
+    """The framework that a search was for.
+
+    Raises:
+        UserError: if it was for classification, which is for none.
+    """
+    found = next((each for each in FRAMEWORKS if each.name == report.framework), None)
+    if found is None:
+        raise UserError(
+            f"{report.config} was searched for classification, where no framework fine-tunes; measure networks with "
+            "data-evaluate, or train a winner's backbone() in a loop of your own"
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -39,9 +56,12 @@ class FoundNetwork:
 
     @property
     def config(self) -> Path:
-        """The config of the search's framework that trains it as it is."""
-        framework = next(each for each in FRAMEWORKS if each.name == self.report.framework)
-        return self.folder / framework.configs.file_name(self.report.config)
+        """The config of the search's framework that trains it as it is.
+
+        Raises:
+            UserError: see :func:`framework_of`.
+        """
+        return self.folder / framework_of(self.report).configs.file_name(self.report.config)
 
     def backbone(self) -> DATAResNet:
         """The network with its weights, in evaluation mode, for any training loop."""
@@ -59,9 +79,9 @@ class FoundNetwork:
             The framework's metrics in percent.
 
         Raises:
-            UserError: if anything does not fit, such as an ``out`` that holds another run.
+            UserError: if anything does not fit, such as an ``out`` that holds another run, or see :func:`framework_of`.
         """
-        framework = next(each for each in FRAMEWORKS if each.name == self.report.framework)
+        framework = framework_of(self.report)
         root = self.report.data_root
         options = {"data_root": None if root is None else Path(root), **options}
         return run_finetune(str(self.config), Path(out), framework.task, framework=framework.name, **options)
@@ -112,6 +132,14 @@ class Search:
     def winners(self) -> list[FoundNetwork]:
         """The closest network of every budget, or its whole front."""
         return [FoundNetwork(winner, self.out / winner.folder, self.report) for winner in self.report.winners]
+
+    @property
+    def closest(self) -> list[FoundNetwork]:
+        """The closest network of every budget, of a front too."""
+        by_budget: dict[str, FoundNetwork] = {}
+        for found in sorted(self.winners, key=lambda found: -found.winner.score):
+            by_budget[found.winner.budget] = found
+        return [by_budget[budget] for budget in self.report.budgets]
 
     def __str__(self) -> str:
         return terminal_report(self.report)

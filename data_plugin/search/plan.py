@@ -38,8 +38,8 @@ class SearchPlan:
     """A search that is ready to begin; as text it is what a user should know before waiting for it.
 
     Args:
-        framework: what the framework's authors call it.
-        config: the config's name or path.
+        model: what the backbone is for, such as a framework's name.
+        config: the config's name or path, or where the images are that are classified.
         supernet: which supernet, and what it was trained on, in words.
         teacher: what its teacher knows of the images, in words.
         data: where the images are, in words.
@@ -58,7 +58,7 @@ class SearchPlan:
         out: the output folder.
     """
 
-    framework: str
+    model: str
     config: str
     supernet: str
     teacher: str
@@ -80,7 +80,7 @@ class SearchPlan:
         budgets = (name if count is None else f"{name} ({count})" for name, count in self.budgets.items())
         networks = f"{self.networks} at the most and {self.rivals} rivals"
         lines = {
-            "config": f"{self.config}, {self.framework}",
+            "config": f"{self.config}, {self.model}",
             "supernet": self.supernet,
             "teacher": self.teacher,
             "images": f"{self.images} of {self.of}, {self.data}",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -14,12 +13,10 @@ from typing import Any
 import numpy as np
 
 from data_plugin import __version__
-from data_plugin.frameworks.framework import Framework, Task
-from data_plugin.frameworks.framework_config import FrameworkConfig
-from data_plugin.frameworks.registry import find_framework, frameworks_of
+from data_plugin.frameworks.framework import Task
 from data_plugin.images.batch import ImageBatches, draw_batches
-from data_plugin.images.open import open_images
 from data_plugin.search.comparison import Reduction
+from data_plugin.search.downstream import Downstream, classification_task, config_task
 from data_plugin.search.external_teacher import open_external_teacher
 from data_plugin.search.found import Search
 from data_plugin.search.knowledge import Knowledge, knowledge_of, passes
@@ -42,7 +39,7 @@ from data_plugin.space.measured_cost import MeasuredCosts
 from data_plugin.space.resolution import Resolution
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.supernet.backbone_files import PTH_FILE
-from data_plugin.supernet.checkpoint import Supernet, load_supernet
+from data_plugin.supernet.checkpoint import Supernet, SupernetInfo, load_supernet
 from data_plugin.supernet.named_supernet import SHIPPED, named_supernet
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.progress import progress_over
@@ -58,10 +55,11 @@ class SearchOptions:
     """What a search is run with.
 
     Args:
-        config: name or path of the framework's config.
+        config: name or path of the framework's config; for classification the images themselves, a folder at any depth
+            or what else ``images`` takes.
         supernet: the supernet's ``.safetensors`` file, or "shipped" for the one that comes with the package.
         out: the output folder; None takes the next ``runs/CONFIG-NUMBER``.
-        task: what the config's model is for; None leaves it to the config's name.
+        task: what the backbone is for; None leaves it to the config's name.
         framework: the framework; None picks one, see :func:`data_plugin.frameworks.registry.find_framework`.
         data_root: folder of the data sets; None leaves the config's.
         classes: the classes of objects that the winners' configs are for; None leaves them to the config and the
@@ -77,9 +75,12 @@ class SearchOptions:
         strategy: how candidates are found.
         images: a folder of images, or of tar shards, or a text file that names images, to search on; None takes the
             config's training images.
+        image_size: height and width in pixels at which images are classified; None takes the pre-training's. What a
+            config's model sees the config says.
         image_count: how many of these are drawn; None takes all.
         batch_size: most images of a batch.
-        taps: the feature maps to compare; None reads them from the config's model.
+        taps: the feature maps to compare; None takes those that the config's model reads, and for classification
+            ``z``.
         reduction: what becomes of the positions of a map, see :class:`~data_plugin.search.searcher.Searcher`.
         norm: what batch norms normalise with, see there.
         precision: what features are computed in, see there.
@@ -108,6 +109,7 @@ class SearchOptions:
     latency_table: str | os.PathLike[str] | None = None
     strategy: Strategy = DRAWN
     images: str | os.PathLike[str] | None = None
+    image_size: int | None = None
     image_count: int | None = 256
     batch_size: int = 4
     taps: Sequence[str] | None = None
@@ -138,7 +140,7 @@ _NOT_DECISIVE = ("out", "task", "device", "overwrite", "resume")
 PLANNED = 100
 """Networks a budget that stand for those that a strategy finds on the way, where their cost is foreseen."""
 
-_DECIDES = ("config", "input_size", "reduction", "norm", "precision", "relation_rows")
+_DECIDES = ("config", "image_size", "input_size", "reduction", "norm", "precision", "relation_rows")
 """Options that decide what is measured and are not in the report's ``run``."""
 
 
@@ -152,6 +154,7 @@ def search_supernet(
     every_group: bool = False,
     data_root: str | Path | None = None,
     images: str | os.PathLike[str] | None = None,
+    image_size: int | None = None,
     image_count: int | None = 256,
     batch_size: int = 4,
     strategy: Strategy = DRAWN,
@@ -182,7 +185,7 @@ def search_supernet(
         supernet: what :func:`~data_plugin.pretrain_supernet` returned, the path of a ``supernet.safetensors``, or
             "shipped" for the one that comes with the package.
         config: a config of detectron2, MMDetection or MMSegmentation: one of ours by its name, a path, or one of the
-            framework's model zoo by its name.
+            framework's model zoo by its name; with ``task="classification"`` a folder of images.
         out: the output folder.
         budget: bounds such as ``"flops<=4.0G and params<=30M"``, or several of them.
         group: bounds in GFLOPs such as ``"3-4"``, or several of them; without a budget either, all groups of the space.
@@ -257,15 +260,11 @@ class _Prepared:
     options: SearchOptions
     out: Path
     supernet: Supernet
-    framework: Framework
-    config: FrameworkConfig
-    written: Sequence[tuple[Framework, FrameworkConfig]]
-    """The configs that are written for every winner."""
+    downstream: Downstream
     budgets: Sequence[Budget]
     measured: MeasuredCosts
     latency_table: LatencyTable | None
     costs: Costs
-    fingerprint: str | None
     batches: ImageBatches
     searcher: Searcher
 
@@ -303,17 +302,10 @@ def _prepare(options: SearchOptions) -> _Prepared:
     chosen_taps = None if options.taps is None else check_taps(options.taps)
     supernet = load_supernet(options.supernet)
     budgets = _budgets(options, supernet.info.space)
-    framework = find_framework(options.framework, options.config, options.task)
-    config = framework.open(options.config, options.options, options.data_root, options.classes)
-    written = [(framework, config), *_same_config(options, framework)]
-    what = f"the config {options.config}, by its {framework.input_keys},"
-    supernet.info.input_format.require(config.input_format, what)
-    taps = chosen_taps or config.taps
-    own = None if options.images is None else open_images(Path(options.images))
-    source = config.images() if own is None else config.images_of(own)
-    batches = draw_batches(source, options.image_count, options.batch_size, options.seed)
+    downstream = _downstream(options, supernet.info)
+    batches = draw_batches(downstream.images, options.image_count, options.batch_size, options.seed)
     device = pick_device(options.device)
-    resolution = config.resolution
+    resolution = downstream.resolution
     size = partial(_measured_size, options, batches)
     measured = MeasuredCosts(supernet.info.space, size, device, resolution)
     latency_table = _latency_table(options, budgets, supernet.info.space, resolution)
@@ -323,7 +315,7 @@ def _prepare(options: SearchOptions) -> _Prepared:
     costs = {**_closed_costs(options), "latency": latency, "memory": measured.memory}
     searcher = Searcher(
         supernet.at(device, **resolution.options()),
-        taps,
+        chosen_taps or downstream.taps,
         reduction=options.reduction,
         norm=options.norm,
         precision=options.precision,
@@ -336,16 +328,35 @@ def _prepare(options: SearchOptions) -> _Prepared:
         options=options,
         out=out,
         supernet=supernet,
-        framework=framework,
-        config=config,
-        written=written,
+        downstream=downstream,
         budgets=budgets,
         measured=measured,
         latency_table=latency_table,
         costs=costs,
-        fingerprint=None if own is None else own.fingerprint(),
         batches=batches,
         searcher=searcher,
+    )
+
+
+def _downstream(options: SearchOptions, info: SupernetInfo) -> Downstream:
+    """The task that was asked for."""
+    of_config = ("framework", "data_root", "classes", "images", "options")
+    classifies = options.task == "classification"
+    foreign = [name for name in (of_config if classifies else ("image_size",)) if getattr(options, name)]
+    if foreign:
+        other = "a framework's config, and a search for classification has none" if classifies else "classification"
+        raise UserError(f"{foreign[0]} was given, which is for {other}; leave it out")
+    if classifies:
+        return classification_task(Path(options.config), options.image_size, options.supernet, info)
+    return config_task(
+        options.config,
+        info.input_format,
+        task=options.task,
+        framework=options.framework,
+        data_root=options.data_root,
+        classes=options.classes,
+        options=options.options,
+        images=None if options.images is None else Path(options.images),
     )
 
 
@@ -360,19 +371,18 @@ def _knowledge(prepared: _Prepared) -> Knowledge | None:
 
 def _plan(prepared: _Prepared, candidates: Candidates, known: Knowledge | None) -> SearchPlan:
     """What the search is about to do; every process has to call it."""
-    options, searcher, batches = prepared.options, prepared.searcher, prepared.batches
+    options, searcher, batches, downstream = prepared.options, prepared.searcher, prepared.batches, prepared.downstream
     networks = options.strategy.most(candidates, len(prepared.budgets))
     like = candidates or Sample(PLANNED).candidates(prepared.space, prepared.within, options.seed)
-    strides = prepared.config.resolution.strides
     beside = {arch for _, _, arch in prepared.rivals}.difference(distinct(candidates))
-    flops, seconds = foresee(searcher, batches, distinct(like), networks + len(beside), strides)
+    flops, seconds = foresee(searcher, batches, distinct(like), networks + len(beside), downstream.resolution.strides)
     return SearchPlan(
-        framework=prepared.framework.title,
+        model=downstream.model,
         config=options.config,
         supernet=supernet_text(_supernet(prepared), prepared.supernet.info.training),
         teacher=knowledge_text(known, _search_teacher(prepared)),
-        data=_place(prepared),
-        lacking=() if options.images is not None else prepared.config.lacking,
+        data=downstream.place,
+        lacking=downstream.lacking,
         images=sum(map(len, batches.parts)),
         of=len(batches.source),
         taps=searcher.taps,
@@ -434,7 +444,7 @@ def _report(prepared: _Prepared, outcome: Outcome, rivals: Sequence[Rival], know
     bounded = {quantity: costs[quantity] for budget in budgets for quantity in budget.quantities}
     return SearchReport(
         config=options.config,
-        framework=prepared.framework.name,
+        framework=prepared.downstream.framework,
         data_root=None if options.data_root is None else str(options.data_root),
         taps=prepared.searcher.taps,
         budgets=[budget.name for budget in budgets],
@@ -493,7 +503,7 @@ def _open(prepared: _Prepared) -> PartialSearch:
         **_description(prepared),
         **{name: getattr(options, name) for name in _DECIDES},
         "data_root": None if options.data_root is None else str(options.data_root),
-        "framework": prepared.framework.name,
+        "framework": prepared.downstream.framework,
         "taps": list(prepared.searcher.taps),
         "budgets": [budget.name for budget in prepared.budgets],
     }
@@ -542,35 +552,25 @@ def _check(measured: MeasuredCosts, quantity: str, arch: Arch) -> tuple[float, f
 
 def _write_configs(prepared: _Prepared, winner: Winner, folder: Path) -> None:
     weights = (prepared.out / winner.folder / PTH_FILE).resolve()
-    for framework, config in prepared.written:
-        config.write(winner.arch, weights, folder / framework.configs.file_name(prepared.options.config))
-
-
-def _same_config(options: SearchOptions, framework: Framework) -> list[tuple[Framework, FrameworkConfig]]:
-    """Our config of the same name for the other installed frameworks of the task, as we ship it."""
-    with warnings.catch_warnings(action="ignore"):  # the config that is searched with has said the same of the data
-        return [
-            (other, other.open(options.config, (), options.data_root, options.classes))
-            for other in frameworks_of(framework.task)
-            if other.name != framework.name and other.is_installed and other.configs.ours(options.config)
-        ]
+    for name, write in prepared.downstream.configs.items():
+        write(winner.arch, weights, folder / name)
 
 
 def _description(prepared: _Prepared) -> dict[str, Any]:
     """What was run beside what the report says in fields of its own, as JSON values."""
     options = prepared.options
-    packages = [*prepared.framework.distributions, "torch"]
+    packages = [*prepared.downstream.distributions, "torch"]
     return {
         "options": list(options.options),
         "classes": None if options.classes is None else list(options.classes),
         "supernet": _supernet(prepared),
         "strategy": options.strategy.to_json(),
-        "resolution": prepared.config.resolution.options(),
+        "resolution": prepared.downstream.resolution.options(),
         "max_memory": options.max_memory,
         "search_teacher": _search_teacher(prepared),
         "latency_table": _latency_description(prepared),
         "image_source": None if options.images is None else os.fspath(options.images),
-        "image_source_sha256": prepared.fingerprint,
+        "image_source_sha256": prepared.downstream.fingerprint,
         "images_asked_for": options.image_count,
         "batch_size": options.batch_size,
         "seed": options.seed,
@@ -599,12 +599,6 @@ def _latency_description(prepared: _Prepared) -> dict[str, Any] | None:
         "input_size": list(table.input_size),
         "accuracy": table.accuracy,
     }
-
-
-def _place(prepared: _Prepared) -> str:
-    """Where the images are, in words."""
-    images = prepared.options.images
-    return ", ".join(prepared.config.data_sets) if images is None else f"from {os.fspath(images)}"
 
 
 def _supernet(prepared: _Prepared) -> dict[str, Any]:

@@ -843,6 +843,23 @@ def test_wrong_input_ends_the_command_with_one_sentence_and_nothing_written(imag
     assert not out.exists()
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("views_on", ["workers", "device"])
+def test_a_gpu_trains_both_branches_in_half_precision(images, out, views_on, cuda):
+    if views_on == "device":
+        pytest.importorskip("kornia", reason="views on a GPU need kornia")
+    train(images, out, device=cuda.type, precision="bf16", views_on=views_on)
+    written = load_supernet(out / SUPERNET)
+    for branch in (written.query, written.key):
+        weights = branch.state_dict()
+        assert all(torch.isfinite(value).all() for value in weights.values())
+        assert weights["bn1.running_mean"].abs().sum() > 0
+    apart = [
+        name for name, value in written.query.named_parameters() if not value.equal(written.key.get_parameter(name))
+    ]
+    assert apart
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_missing_cuda_device_is_said(images, out, capsys):
     assert main(command(images, out, "--device", "cuda")) == 2

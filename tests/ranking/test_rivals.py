@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import SMALL_C4, random_supernet_file
+from samples import SMALL_C4
 
 from data_plugin import Arch, UserError
 from data_plugin.ranking import run as ranking_run
@@ -15,11 +15,6 @@ from data_plugin.search.rivals import MOST_FLOPS, MOST_PARAMS, RESNET50
 from data_plugin.tools import search_det
 
 pytest.importorskip("mmdet", reason="mmdet is not installed")
-
-
-@pytest.fixture(scope="module")
-def supernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_supernet_file(tmp_path_factory.mktemp("rivals") / "supernet.safetensors")
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import SMALL_C4, SPACE, random_supernet_file
+from samples import SMALL_C4, SPACE
 
 from data_plugin import UserError
 from data_plugin.ranking import run as ranking_run
@@ -17,11 +17,6 @@ from data_plugin.tools import finetune_alike as tool
 pytest.importorskip("mmdet", reason="mmdet is not installed")
 
 CONFIG = "faster_rcnn_c4_voc"
-
-
-@pytest.fixture(scope="module")
-def supernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_supernet_file(tmp_path_factory.mktemp("alike") / "supernet.safetensors")
 
 
 @pytest.fixture

@@ -73,8 +73,8 @@ def config(monkeypatch: pytest.MonkeyPatch) -> RandomConfig:
             return answers
 
     framework = RandomFramework(**{field.name: getattr(MMDET, field.name) for field in fields(MMDET)})
-    monkeypatch.setattr("data_plugin.search.run.find_framework", lambda *_: framework)
-    monkeypatch.setattr("data_plugin.search.run.frameworks_of", lambda task: (framework,))
+    monkeypatch.setattr("data_plugin.search.downstream.find_framework", lambda *_: framework)
+    monkeypatch.setattr("data_plugin.search.downstream.frameworks_of", lambda task: (framework,))
     return answers
 
 

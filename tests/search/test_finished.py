@@ -24,6 +24,7 @@ OTHERS = {
     "latency_table": "table.json",
     "strategy": Sample(4),
     "images": Path("photographs"),
+    "image_size": 32,
     "image_count": None,
     "batch_size": 2,
     "taps": ("C4",),

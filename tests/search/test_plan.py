@@ -84,8 +84,8 @@ def test_data_of_two_frameworks_are_warned_of_once(few, config, monkeypatch, rec
         Warns(**{each.name: getattr(made, each.name) for each in fields(made)}) for made in (MMDET, DETECTRON2)
     ]
     monkeypatch.setattr(Framework, "is_installed", True)
-    monkeypatch.setattr("data_plugin.search.run.find_framework", lambda *_: frameworks[0])
-    monkeypatch.setattr("data_plugin.search.run.frameworks_of", lambda task: frameworks)
+    monkeypatch.setattr("data_plugin.search.downstream.find_framework", lambda *_: frameworks[0])
+    monkeypatch.setattr("data_plugin.search.downstream.frameworks_of", lambda task: frameworks)
     assert search_det.main([*few, "--dry-run"]) == 0
     assert [str(each.message) for each in recwarn if "classes" in str(each.message)] == [warn.args[0]]
 

@@ -56,6 +56,19 @@ def test_kernel_compiles_for_gpus_and_multiplies_on_their_tensor_cores(capabilit
     assert ("mma.sync" if capability == 80 else "wgmma") in compiled.asm["ptx"]
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize(("channels", "size"), [((40, 17), (9, 8)), ((256, 96), (50, 68))])
+def test_kernel_gives_the_distances_of_pytorch_on_a_gpu(channels, size, cuda):
+    teacher, student = (torch.randn(2, each, *size) for each in channels)
+    kernel = cuda.type == "cuda"  # the interpreter has a test of its own
+    for rows in (None, draw_rows(["a", "b"], size[0] * size[1], 20, 0, "C5")):
+        there = None if rows is None else rows.to(cuda)
+        found = TeacherRelation(teacher.to(cuda), rows=there, kernel=kernel).estimate(student.to(cuda))
+        expected = TeacherRelation(teacher, rows=rows, kernel=False).estimate(student)
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-3, atol=1e-5)
+
+
 def test_the_faster_way_is_taken_and_one_that_fails_or_is_wrong_is_not(monkeypatch):
     student = torch.ones(2, 3)
 

@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -65,7 +66,9 @@ def test_writes_the_closest_network_of_every_group(config, supernet_file, argume
     assert all(set(row["taps"]) == {"C5"} for row in found["candidates"])
     printed = capsys.readouterr().out
     assert all(winner["arch"] in printed for winner in found["winners"])
-    lines = [shlex.split(line) for line in printed.split("fine-tune with:")[1].splitlines() if line]
+    below = printed.split("fine-tune with:\n")[1].splitlines()
+    lines = [shlex.split(line) for line in itertools.takewhile(lambda line: line.startswith("  "), below)]
+    assert shlex.split(below[-1])[-4:] == ["--search", str(out), "--finetune", "N"]
     configs = [str(out / winner["folder"] / "faster_rcnn_c4_voc.py") for winner in found["winners"]]
     assert [line[line.index("--config") + 1] for line in lines] == configs
     # What is printed runs from any folder; it stops at a wrong option before it loads a framework.

@@ -69,6 +69,15 @@ def test_scores_equal_running_every_network_on_its_own(supernet, taps, norm):
     assert result.images == ["0-0", "0-1", "1-0"]
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("norm", ["batch", "recalibrated", "running"])
+def test_a_gpu_gives_the_scores_of_running_every_network_on_its_own(supernet, norm, cuda):
+    archs, data, taps = SPACE.sample(6, seed=3), random_batches([(64, 96), (64, 96)], [(96, 64)]), ("C2", "C5")
+    result = Searcher(supernet.at(cuda), taps, norm=norm).measure(archs, data)
+    expected = per_network(supernet.at(torch.device("cpu")), result.archs, data, taps, norm)
+    np.testing.assert_allclose(by_tap(result), expected, rtol=2e-2, atol=1e-4)  # convolutions in TF32
+
+
 def test_a_sum_over_positions_is_what_eq_5_prints(supernet):
     archs, data, taps = SPACE.sample(4, seed=3), random_batches([(64, 96)]), ("C2", "C5")
     result = Searcher(supernet, taps, reduction="sum", norm="running").measure(archs, data)

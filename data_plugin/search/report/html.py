@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from data_plugin.search.report import words
-from data_plugin.search.report.plots import choice_plot, cost_plots
+from data_plugin.search.report.plots import choice_plot, cost_plots, rank_plot
 from data_plugin.search.report.search_report import SearchReport
 from data_plugin.utils.templates import template
 
@@ -24,15 +24,22 @@ def html_report(report: SearchReport) -> str:
         rows=list(report.candidates.rows(ROWS)),
         winning={str(winner.arch) for winner in report.winners},
         run=_run(report),
+        rank_plots=_rank_plots(report),
         cost_plots=[Markup(plot) for plot in cost_plots(report)],
         choice_plot=Markup(choice_plot(report)),
     )
 
 
 def html_summary(report: SearchReport) -> str:
-    """The winners and the plots of score against cost, for a notebook."""
-    winners = template(__package__, "winners.html.j2").render(report=report, words=words)
-    return "\n".join([winners, *cost_plots(report)])
+    """The winners, how far to trust them, and the plots of score against cost, for a notebook."""
+    parts = {"report": report, "words": words, "rank_plots": _rank_plots(report)}
+    tables = [template(__package__, name).render(**parts) for name in ("winners.html.j2", "trust.html.j2")]
+    return "\n".join([*tables, *cost_plots(report)])
+
+
+def _rank_plots(report: SearchReport) -> dict[str, Markup]:
+    """By budget, the plot of what a rank check has found."""
+    return {name: Markup(rank_plot(check)) for name, check in report.rank_checks.items()}
 
 
 def _run(report: SearchReport) -> dict[str, str]:

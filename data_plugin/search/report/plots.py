@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from data_plugin.search.report.rank_check import DISTANCE, RankCheck
 from data_plugin.search.report.search_report import SearchReport
 from data_plugin.search.report.words import COSTS, cost_label, score_label
 from data_plugin.space.arch import STAGES
@@ -42,6 +43,24 @@ def choice_plot(report: SearchReport) -> str:
         axes.set_title("stem width" if stage == 0 else f"stage {stage} {'depth' if depth else 'width'}", fontsize=9)
         axes.tick_params(labelsize=7)
     panels[1, 1].tick_params(labelleft=True)
+    return svg(plot)
+
+
+def rank_plot(check: RankCheck) -> str:
+    """What fine-tuned networks come to, by everything that ranks them, a panel each; bars are the seeds' range."""
+    values = np.array([network.values for network in check.networks])
+    means = values.mean(axis=1)
+    spread = np.abs(np.stack([values.min(axis=1), values.max(axis=1)]) - means)
+    names = list(check.networks[0].predictors)
+    plot = figure(2.8)
+    for axes, name in zip(plot.subplots(1, len(names), sharey=True), names, strict=True):
+        column = [network.predictors[name] for network in check.networks]
+        axes.errorbar(column, means, spread, fmt="o", markersize=4, linewidth=1, color="#2c5f8a")
+        axes.set_xlabel(name, fontsize=9)
+        axes.tick_params(labelsize=7)
+        if name == DISTANCE:  # of which less is better; so the best are at the right of every panel
+            axes.invert_xaxis()
+            axes.set_ylabel(check.metric)
     return svg(plot)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from data_plugin.search.certainty import CONFIDENCE, surely_behind
 from data_plugin.search.knowledge import Knowledge
 from data_plugin.search.report.finetuning import Finetuning
+from data_plugin.search.report.rank_check import RankCheck
 from data_plugin.search.result import SearchResult
 from data_plugin.search.rivals import Rival
 from data_plugin.search.strategies.strategy import Outcome
@@ -219,6 +220,7 @@ class SearchReport:
         rivals: per budget, what one would take without a search.
         knowledge: what the teacher knows of the images; None where they were too few to say.
         finetuning: what winners and rivals came to in the framework; None before they were fine-tuned.
+        rank_checks: by budget, how well its networks were ranked, as fine-tuning found; empty before it was looked at.
         dropped: networks that a strategy dropped before, with the images that they saw and their score on these.
         run: everything else that was run (supernet, options, seed, versions), JSON values.
     """
@@ -243,16 +245,24 @@ class SearchReport:
     rivals: Sequence[Rival] = ()
     knowledge: Knowledge | None = None
     finetuning: Finetuning | None = None
+    rank_checks: Mapping[str, RankCheck] = field(default_factory=dict)
     dropped: Mapping[Arch, tuple[int, float]] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON values, the winners first and the candidates last."""
-        own = {
-            name: value
-            for name, value in vars(self).items()
-            if name not in ("winners", "candidates", "rivals", "knowledge", "finetuning", "dropped", "images", "run")
-        }
+        apart = (
+            "winners",
+            "candidates",
+            "rivals",
+            "knowledge",
+            "finetuning",
+            "rank_checks",
+            "dropped",
+            "images",
+            "run",
+        )
+        own = {name: value for name, value in vars(self).items() if name not in apart}
         dropped = [
             {"arch": str(arch), "images": images, "score": score} for arch, (images, score) in self.dropped.items()
         ]
@@ -264,6 +274,7 @@ class SearchReport:
             "knowledge": None if self.knowledge is None else self.knowledge.to_json(),
             "winners": [winner.to_json() for winner in self.winners],
             "finetuning": None if self.finetuning is None else self.finetuning.to_json(),
+            "rank_checks": {name: check.to_json() for name, check in self.rank_checks.items()},
             "rivals": [rival.to_json() for rival in self.rivals],
             "dropped": dropped,
             "candidates": list(self.candidates.rows()),
@@ -281,6 +292,9 @@ class SearchReport:
                 "images": Images(**value["images"]),
                 "knowledge": None if known is None else Knowledge.from_json(known),
                 "finetuning": None if tuned is None else Finetuning.from_json(tuned),
+                "rank_checks": {
+                    name: RankCheck.from_json(check) for name, check in values.get("rank_checks", {}).items()
+                },
                 "winners": [Winner.from_json(each) for each in value["winners"]],
                 "rivals": [Rival.from_json(each) for each in value["rivals"]],
                 "dropped": {Arch.parse(row["arch"]): (row["images"], row["score"]) for row in value["dropped"]},

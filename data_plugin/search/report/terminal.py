@@ -16,6 +16,8 @@ from data_plugin.search.report.words import (
     knowledge_text,
     latency_text,
     lead_text,
+    rank_table,
+    rank_texts,
     score_label,
     supernet_text,
 )
@@ -31,7 +33,16 @@ def terminal_report(report: SearchReport) -> str:
     rivals = ["", *_aligned(beside(report), left=3), ""] if report.rivals else []
     latency = [text for text in (latency_text(report),) if text]
     texts = [*_certainty(report), *latency, *approximation_texts(report), images, supernet, teacher]
-    return "\n".join([*_table(report), *rivals, *texts])
+    ranked = ["", rank_report(report)] if report.rank_checks else []
+    return "\n".join([*_table(report), *rivals, *texts, *ranked])
+
+
+def rank_report(report: SearchReport) -> str:
+    """What a rank check has found, a table a budget, in plain text."""
+    lines = []
+    for name, check in report.rank_checks.items():
+        lines += [name, *_aligned(rank_table(check), left=1), *rank_texts(check), ""]
+    return "\n".join(lines[:-1])
 
 
 def _table(report: SearchReport) -> list[str]:

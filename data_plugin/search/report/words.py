@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from data_plugin.frameworks.finetuned import Weights
+from data_plugin.search.downstream import TORCHVISION
 from data_plugin.search.knowledge import FEWEST, Knowledge
 from data_plugin.search.report.finetuning import RANDOM, WINNER
+from data_plugin.search.report.rank_check import CHANCE, DISTANCE, Predictor, RankCheck
 from data_plugin.search.report.search_report import SearchReport, Winner
 from data_plugin.search.rivals import RESNET50, Rival
 from data_plugin.search.taps import EMBEDDING
@@ -193,3 +195,75 @@ def approximation_texts(report: SearchReport) -> list[str]:
     if report.dropped:
         texts.append(f"dropped before they saw all images: {len(report.dropped)} networks")
     return texts
+
+
+def trust_texts(report: SearchReport) -> list[str]:
+    """How far to trust a search: what its teacher knows, what the images tell apart, and what fine-tuning has shown."""
+    texts = [f"the teacher: {knowledge_text(report.knowledge, report.run.get('search_teacher', ()))}"]
+    for winner in report.winners:
+        name = f"{winner.budget}: {winner.arch}" if report.pareto else winner.budget
+        texts.append(f"{name}: {certainty_text(winner)}")
+    if not report.rank_checks:
+        texts.append(f"whether closeness to the teacher ranks networks as labels do was not looked at; {_how(report)}")
+        return texts
+    for name, check in report.rank_checks.items():
+        texts += [f"{name}: {text}" for text in rank_texts(check)]
+    if not report.random:
+        texts.append("the networks are of those that the strategy has left, and no random draw of their budget")
+    return texts
+
+
+def _how(report: SearchReport) -> str:
+    """How to find out whether a search ranks networks as labels do."""
+    labelled = " --train TRAIN --val VAL" if report.framework == TORCHVISION else ""
+    return f"data-rank-check --search FOLDER --finetune N{labelled} fine-tunes some, with the folder of this report"
+
+
+def rank_texts(check: RankCheck) -> list[str]:
+    """What a rank check has found, in sentences."""
+    distance, metric, count = check.predictor(DISTANCE), check.metric, len(check.networks)
+    length = f"after {check.length}"
+    if distance.spearman is None or distance.interval is None or distance.picked is None:
+        return [f"{count} networks cannot be ranked: {metric} {length}, or the distance, is the same in all of them"]
+    low, high = distance.interval
+    # Of few networks a bootstrap knows too little: an order drawn at random may be as good.
+    by_chance = check.predictor(CHANCE).interval or (-1.0, 1.0)
+    if low > 0 and distance.spearman > by_chance[1]:
+        verdict = f"the distance ranks {count} networks by {metric} {length}"
+    elif high < 0 and distance.spearman < by_chance[0]:
+        verdict = f"THE DISTANCE RANKS {count} networks by {metric} {length} UPSIDE DOWN"
+    else:
+        verdict = f"it is not shown that the distance ranks {count} networks by {metric} {length}"
+    interval, chance = interval_text(distance), "{:+.2f} to {:+.2f}".format(*by_chance)
+    texts = [f"{verdict}: Spearman {distance.spearman:+.2f}, {interval} at 95 % confidence, random orders {chance}"]
+    if check.agreement is None or check.reach is None:
+        texts.append("with one seed it is not known how far any ranking could agree; give two --seeds")
+    else:
+        texts.append(
+            f"trainings that differ by their seed alone agree to {check.agreement:+.2f}, so a ranking without any "
+            f"error would come to about {check.reach:+.2f}"
+        )
+    better = [rival for rival in check.rivals if (rival.spearman or 0) > distance.spearman]
+    if better:
+        named = ", ".join(f"{rival.name} ({rival.spearman:+.2f})" for rival in better)
+        texts.append(f"ranked better without a search by {named}")
+    elif check.rivals:
+        texts.append(f"no rival ranks better; the next is {check.rivals[0].name} ({check.rivals[0].spearman:+.2f})")
+    mean = sum(network.mean for network in check.networks) / count
+    texts.append(f"its pick has {metric} {distance.picked:.1f}, the best {check.best:.1f}, a random one {mean:.1f}")
+    return texts
+
+
+def rank_table(check: RankCheck) -> list[list[str]]:
+    """How well everything ranks the networks of a rank check, its heading first."""
+    rows = [["ranked by", "Spearman", "at 95 %", f"{check.metric} of its pick", "below the best"]]
+    for each in check.predictors:
+        spearman = "" if each.spearman is None else f"{each.spearman:+.2f}"
+        taken = ["", ""] if each.picked is None else [f"{each.picked:.1f}", f"{check.best - each.picked:.1f}"]
+        rows.append([each.name, spearman, interval_text(each), *taken])
+    return rows
+
+
+def interval_text(predictor: Predictor) -> str:
+    """Between which bounds a correlation is."""
+    return "" if predictor.interval is None else "{:+.2f} to {:+.2f}".format(*predictor.interval)

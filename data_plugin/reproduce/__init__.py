@@ -1,0 +1,1 @@
+"""The papers' tables, run by recipe: our rows beside theirs."""

@@ -1,0 +1,132 @@
+"""One row of a table: a search on the task's images, its networks fine-tuned alike, and how well they were ranked."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from data_plugin.frameworks.finetuned import Finetuned
+from data_plugin.ranking.classified import LabelledImages
+from data_plugin.ranking.rank_check import FOLDER, check_ranking, plan_rank_check
+from data_plugin.ranking.rivals import finetune_rivals
+from data_plugin.reproduce.recipe import Experiment, Row
+from data_plugin.search.finished import finished_search
+from data_plugin.search.found import Search
+from data_plugin.search.report.search_report import SEARCH_FILE, SearchReport
+from data_plugin.search.run import SearchOptions, run_search
+from data_plugin.search.strategies.sample import Sample
+from data_plugin.space import cost
+from data_plugin.space.budget import Budget
+from data_plugin.space.search_space import SearchSpace
+from data_plugin.supernet.checkpoint import load_supernet
+from data_plugin.utils.errors import UserError
+from data_plugin.utils.files import write_whole
+
+SECONDS = "seconds.json"
+"""The file in a row's folder that holds how long its trainings took, interruptions left out."""
+
+
+def run_row(
+    row: Row,
+    experiment: Experiment,
+    supernet: str,
+    data: Path,
+    out: Path,
+    done: Callable[[Finetuned], None] = lambda finetuned: None,
+) -> Search:
+    """Run a row, going on where an earlier call of the same settings stopped.
+
+    Args:
+        row: the row.
+        experiment: its scale.
+        supernet: the supernet's file, or "shipped".
+        data: the folder of all data sets.
+        out: the row's output folder, that of its search.
+        done: called with every fine-tuning that is done, an earlier call's too.
+
+    Returns:
+        The search, its report with rivals and rank checks.
+
+    Raises:
+        UserError: if anything does not fit; what is finished stays.
+    """
+    search = _searched(row, experiment, supernet, data, out)
+    clock = _Clock(out / SECONDS)
+
+    def tell(finetuned: Finetuned) -> None:
+        clock.keep()
+        done(finetuned)
+
+    labelled = None
+    if experiment.task == "classification":
+        labelled = LabelledImages(data / experiment.data / "train", data / experiment.data / "val", experiment.labels)
+    else:  # beside the pick what one would take without a search, and ResNet-50's shape from random weights
+        search = finetune_rivals(search, experiment.length, tell)
+    plan = plan_rank_check(search.report, networks=experiment.networks, seeds=experiment.seeds)
+    return check_ranking(search, plan, experiment.length, labelled=labelled, resume=(out / FOLDER).is_dir(), done=tell)
+
+
+def finished_row(out: Path) -> SearchReport | None:
+    """The report of a row in its output folder; None while it is not finished."""
+    if not (out / SEARCH_FILE).is_file():
+        return None
+    report = SearchReport.read(out)
+    return report if report.rank_checks else None
+
+
+def budgets_of(space: SearchSpace, experiment: Experiment) -> list[Budget]:
+    """The ranges of an experiment as budgets, rounded outwards to thousandths of GFLOPs."""
+    gflops = cost.flops(space.table) / 1e9
+    found = []
+    for low, high in experiment.ranges:
+        bounds = np.quantile(gflops, low / 100), np.quantile(gflops, high / 100)
+        found.append(Budget.group(f"{math.floor(bounds[0] * 1e3) / 1e3:g}-{(math.floor(bounds[1] * 1e3) + 1) / 1e3:g}"))
+    return found
+
+
+def _searched(row: Row, experiment: Experiment, supernet: str, data: Path, out: Path) -> Search:
+    """The row's search, finished."""
+    classifies = experiment.task == "classification"
+    folder = data / experiment.data
+    options = SearchOptions(
+        config=str(folder / "train") if classifies else experiment.config,
+        supernet=supernet,
+        out=out,
+        task=experiment.task,
+        framework=experiment.framework,
+        data_root=None if classifies else folder,
+        budgets=budgets_of(load_supernet(supernet).info.space, experiment),
+        strategy=Sample(experiment.networks),
+        image_size=experiment.image_size,
+        image_count=experiment.image_count,
+        taps=tuple(row.taps),
+        resume=True,
+        options=tuple(experiment.options),
+    )
+    search = finished_search(options) or run_search(options)
+    if search is None:
+        raise UserError("a table is reproduced by one process; give rows of it to several jobs with --rows instead")
+    return search
+
+
+class _Clock:
+    """Adds up how long a job has worked, over all of its calls.
+
+    Args:
+        path: the file that holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._before = json.loads(path.read_text()) if path.is_file() else 0.0
+        self._began = time.monotonic()
+
+    def keep(self) -> None:
+        """Write it down."""
+        seconds = self._before + time.monotonic() - self._began
+        write_whole(self._path, lambda path: path.write_text(json.dumps(seconds)))

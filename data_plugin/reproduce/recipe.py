@@ -1,0 +1,133 @@
+"""What a table of a paper says, and how each of its rows is run here and at the paper's own scale."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from data_plugin.frameworks.framework import Task
+from data_plugin.utils.errors import UserError
+
+Scale = Literal["here", "paper"]
+"""On a CPU within hours, and as the paper has it."""
+
+SCALES: tuple[Scale, ...] = ("here", "paper")
+
+RECIPES = {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.toml"))}
+"""The tables that come with the package, by name."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One row of a table at one scale: networks that are searched and fine-tuned alike.
+
+    Args:
+        task: what the backbones are for.
+        data: the data set, relative to the folder of all: a config's data root, or for classification a folder with
+            ``train`` and ``val`` of a sub-folder a class each.
+        networks: networks that are drawn of every range, and fine-tuned.
+        length: of every fine-tuning: iterations, and epochs for classification.
+        images: images that one fine-tuning sees, repetitions counted.
+        size: height and width of these, in pixels.
+        differs: what is not as in the paper, in words.
+        config: the framework's config; empty for classification.
+        framework: the one whose keys the options are; None picks one.
+        options: ``KEY=VALUE`` changes of the config.
+        ranges: percentiles of the space's FLOPs between which networks are drawn, a budget each.
+        seeds: seeds of every network's fine-tunings.
+        image_count: images of the search.
+        image_size: height and width at which images are classified; None takes the pre-training's.
+        labels: part of every class whose labels are used, for classification.
+    """
+
+    task: Task
+    data: str
+    networks: int
+    length: int
+    images: int
+    size: Sequence[int]
+    differs: str
+    config: str = ""
+    framework: str | None = None
+    options: Sequence[str] = ()
+    ranges: Sequence[Sequence[float]] = ((0, 100),)
+    seeds: Sequence[int] = (0,)
+    image_count: int = 256
+    image_size: int | None = None
+    labels: float = 1.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table.
+
+    Args:
+        name: what it is about, as the folder of its output is called.
+        paper: the paper's figure.
+        taps: what the search compares.
+        scales: how it is run.
+    """
+
+    name: str
+    paper: float
+    taps: Sequence[str]
+    scales: Mapping[str, Experiment]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a paper.
+
+    Args:
+        title: what it is.
+        figure: what the paper gives for every row.
+        supernets: by scale, the supernet; where there is none it has to be named.
+        rows: the rows.
+    """
+
+    title: str
+    figure: str
+    supernets: Mapping[str, str]
+    rows: Sequence[Row]
+
+
+def read_table(name: str) -> Table:
+    """A table by its name, or from a recipe of one's own.
+
+    Args:
+        name: a name of :data:`RECIPES`, or a path that ends in ``.toml``.
+
+    Raises:
+        UserError: if there is no such recipe, or it cannot be used.
+    """
+    path = RECIPES.get(name, Path(name))
+    if name not in RECIPES and path.suffix != ".toml":
+        raise UserError(f"{name!r} is no table; expected one of {', '.join(RECIPES)}, or the path of a .toml file")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"the recipe {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"the recipe {path} is not TOML: {error}") from error
+    rows = [_filled(Row, row, f"row {number} of {path}") for number, row in enumerate(values.get("rows", ()), 1)]
+    table: Table = _filled(Table, {"supernets": {}, **values, "rows": rows}, str(path))
+    if not rows or len({row.name for row in rows}) < len(rows):
+        raise UserError(f"the rows of {path} are {', '.join(row.name for row in rows) or 'none'}; expected each once")
+    return table
+
+
+def _filled(kind: type, values: Mapping[str, Any], where: str) -> Any:
+    """A dataclass of the values of a recipe; the scales of a row are :class:`Experiment`."""
+    known = {field.name: field for field in fields(kind)}
+    unknown = [name for name in values if name not in known]
+    missing = [name for name, field in known.items() if field.default is MISSING and name not in values]
+    if unknown or missing:
+        what = f"has no entry {missing[0]!r}" if missing else f"has an entry {unknown[0]!r}"
+        raise UserError(f"{where} {what}; expected {', '.join(known)}")
+    if kind is Row:
+        scales = {name: _filled(Experiment, each, f"{where}, {name}") for name, each in values["scales"].items()}
+        values = {**values, "scales": scales}
+    return kind(**values)

@@ -1,0 +1,261 @@
+"""A table from its recipe to a page: what is run, how it goes on, and what is said of what is missing."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from samples import SPACE, random_detector, random_supernet
+
+from data_plugin import UserError
+from data_plugin.frameworks.registry import frameworks_of
+from data_plugin.ranking.run import train_each
+from data_plugin.reproduce.experiment import budgets_of, finished_row
+from data_plugin.reproduce.outlook import PEAK, UTILISED
+from data_plugin.reproduce.recipe import RECIPES, Experiment, read_table
+from data_plugin.reproduce.run import foresee, open_table
+from data_plugin.search.taps import check_taps
+from data_plugin.space import cost
+from data_plugin.supernet.checkpoint import save_supernet
+from data_plugin.tools import reproduce
+
+pytest.importorskip("torchvision", reason="classification needs torchvision")
+pytest.importorskip("lightning", reason="classification needs lightning")
+
+RECIPE = """
+title = "A table"
+figure = "Spearman"
+supernets = {{ here = "{supernet}" }}
+
+[[rows]]
+name = "classifier"
+paper = 0.9
+taps = ["C5"]
+
+[rows.scales.here]
+task = "classification"
+data = "images"
+networks = 4
+length = 2
+images = 10
+size = [32, 32]
+image_size = 32
+image_count = 4
+ranges = [[0, 100], [40, 60]]
+seeds = [0, 1]
+differs = "everything"
+
+[rows.scales.paper]
+task = "classification"
+data = "imagenet"
+networks = 50
+length = 20
+images = 1000
+size = [224, 224]
+differs = "nothing"
+
+[[rows]]
+name = "detector"
+paper = 0.8
+taps = ["C5"]
+
+[rows.scales.here]
+task = "detection"
+config = "faster_rcnn_c4_voc"
+data = "voc"
+networks = 4
+length = 3
+images = 10
+size = [96, 96]
+image_count = 2
+differs = "the data"
+"""
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """A folder with images of two classes, and one that stands for a detector's data root."""
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("bat", "cat"):
+            (tmp_path / "data" / "images" / split / name).mkdir(parents=True)
+            for index in range(3):
+                pixels = random.integers(0, 256, (36, 40, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "data" / "images" / split / name / f"{index}.png")
+    (tmp_path / "data" / "voc").mkdir()
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Path:
+    save_supernet(tmp_path / "supernet.safetensors", random_supernet(SPACE))
+    (tmp_path / "table.toml").write_text(RECIPE.format(supernet=tmp_path / "supernet.safetensors"))
+    return tmp_path / "table.toml"
+
+
+@pytest.fixture
+def arguments(recipe, data, tmp_path) -> list[str]:
+    return [str(each) for each in (recipe, "--scale", "here", "--data", data, "--out", tmp_path / "out")]
+
+
+@pytest.fixture
+def trained(monkeypatch) -> list[Path]:
+    """What would be fine-tuned, in the place of the trainings; a detector is searched without a framework."""
+    runs: list[Path] = []
+
+    def write(out: Path, name: str) -> None:
+        runs.append(out)
+        out.mkdir(parents=True)
+        arch = out.parent.parent.name
+        (out / "metrics.json").write_text(json.dumps({name: sum(map(ord, arch)) % 97 + int(out.name[-1])}))
+
+    def classifiers(out, settings, metric, trainings, _, resume, done):
+        return train_each(out, settings, metric, trainings, lambda _, folder: write(folder, "top1"), resume, done)
+
+    def detectors(supernet, config, out, trainings, *, iterations, resume, done, **_):
+        settings = {"iterations": iterations}
+        return train_each(out, settings, "AP", trainings, lambda _, folder: write(folder, "AP"), resume, done)
+
+    monkeypatch.setattr("data_plugin.ranking.classified.train_each", classifiers)
+    monkeypatch.setattr("data_plugin.ranking.searched.finetune_each", detectors)
+    monkeypatch.setattr("data_plugin.search.run.config_task", random_detector)
+    monkeypatch.setattr("data_plugin.reproduce.outlook.find_framework", lambda *_: None)
+    monkeypatch.setattr("data_plugin.search.downstream.spare_cores", lambda: 0)
+    return runs
+
+
+@pytest.fixture
+def rows_run(monkeypatch, trained) -> list[str]:
+    """The rows that would be run."""
+    rows: list[str] = []
+    monkeypatch.setattr("data_plugin.reproduce.run.run_row", lambda row, *_: rows.append(row.name))
+    return rows
+
+
+def test_a_table_is_run_row_by_row_and_goes_on_where_it_stopped(arguments, trained, tmp_path, monkeypatch, capsys):
+    assert reproduce.main([*arguments, "--rows", "classifier"]) == 0
+    page = (tmp_path / "out" / "table.md").read_text()
+    assert page in capsys.readouterr().out
+    report = finished_row(tmp_path / "out" / "classifier")
+    lines = [line.split(" | ") for line in page.splitlines() if line.startswith("| classifier")]
+    assert [line[1] for line in lines] == list(report.rank_checks)
+    assert all(line[2] == "0.90" for line in lines)
+    for line, check in zip(lines, report.rank_checks.values(), strict=True):
+        assert line[3] == f"{check.predictor('the distance').spearman:+.2f}"
+        assert float(line[6]) == pytest.approx(check.reach, abs=0.006)
+    assert "Differs from the paper: everything." in page
+    assert len(trained) == len({*trained}) == len(report.rank_checks["all together"].networks) * 2
+    values = json.loads((tmp_path / "out" / "table.json").read_text())["rows"]["classifier"]
+    assert values["checks"] == json.loads(
+        json.dumps({name: each.to_json() for name, each in report.rank_checks.items()})
+    )
+    assert values["seconds"] > 0
+
+    count = len(trained)
+    assert reproduce.main([*arguments, "--rows", "classifier"]) == 2
+    assert "holds the row classifier; add --resume" in capsys.readouterr().err
+    assert "1 of 2 rows are not finished" in page
+    assert reproduce.main([*arguments, "--resume"]) == 0
+    page = (tmp_path / "out" / "table.md").read_text()
+    assert "not finished" not in page
+    assert "ResNet-50's shape, random weights" in page
+    assert all("detector" in str(run) for run in trained[count:])
+    count = len(trained)
+    monkeypatch.setattr("data_plugin.reproduce.experiment.run_search", lambda *_: pytest.fail("searched again"))
+    assert reproduce.main([*arguments, "--resume"]) == 0
+    assert len(trained) == count
+
+
+def test_rows_run_beside_one_another_and_a_failure_is_named(arguments, tmp_path, monkeypatch, capsys):
+    started = []
+
+    def run(command):
+        started.append(command[command.index("--rows") + 1])
+        return type("Ended", (), {"returncode": int(started[-1] == "detector")})
+
+    monkeypatch.setattr(reproduce.subprocess, "run", run)
+    assert reproduce.main([*arguments, "--jobs", "2"]) == 2
+    assert sorted(started) == ["classifier", "detector"]
+    assert "the rows detector failed" in capsys.readouterr().err
+
+
+def test_a_job_of_an_array_runs_its_row(arguments, rows_run, monkeypatch, capsys):
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
+    assert reproduce.main(arguments) == 0
+    assert rows_run == ["classifier"]
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "7")
+    assert reproduce.main(arguments) == 2
+    assert "SLURM_ARRAY_TASK_ID is 7" in capsys.readouterr().err
+
+
+def test_the_papers_scale_says_what_is_missing(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    arguments[arguments.index("here")] = "paper"
+    assert reproduce.main([*arguments, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    for what in ("a supernet of the paper's space", f"imagenet{'/'}train", "a CUDA device"):
+        assert what in printed
+    assert reproduce.main(arguments) == 2
+    assert "lacks a supernet of the paper's space" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_gpu_hours_are_those_of_every_step(recipe, data, tmp_path):
+    opened = open_table(str(recipe), "paper", data, tmp_path / "out", str(tmp_path / "supernet.safetensors"))
+    ((found,), _) = foresee(opened)
+    mean = sum(cost.flops(arch, 224) for arch in SPACE) / len(SPACE)
+    operations = 2 * 3 * mean * 1000 * 50
+    assert found.gpu_hours == pytest.approx(operations / (PEAK * UTILISED) / 3600)
+    assert (found.networks, found.trainings) == (50, 50)
+
+
+def test_ranges_are_between_percentiles_of_the_spaces_cost():
+    experiment = Experiment("detection", "", 4, 1, 1, (1, 1), "", ranges=((0, 100), (45, 60)))
+    flops = cost.flops(SPACE.table)
+    whole, middle = (budget.fits(SPACE.table, {"flops": cost.flops}) for budget in budgets_of(SPACE, experiment))
+    assert whole.all()
+    low, high = np.quantile(flops, [0.45, 0.6])
+    assert middle[(flops >= low) & (flops <= high)].all()
+    assert np.ptp(flops[middle]) <= high - low + 2e6
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_that_comes_with_the_package_names_what_there_is(name):
+    table = read_table(name)
+    assert len(table.rows) > 1
+    for row in table.rows:
+        assert check_taps(row.taps) == tuple(row.taps)
+        for experiment in row.scales.values():
+            known = [
+                framework for framework in frameworks_of(experiment.task) if framework.configs.ours(experiment.config)
+            ]
+            assert bool(known) == (experiment.task != "classification")
+            assert experiment.framework in (None, *(framework.name for framework in known))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (("length = 2\n", ""), "row 1 of .*, here has no entry 'length'"),
+        (("length = 2\n", "length = 2\nlengths = 3\n"), "has an entry 'lengths'; expected task, data"),
+        (('title = "A table"\n', "title = \n"), "is not TOML"),
+    ],
+)
+def test_a_recipe_that_cannot_be_used_is_one_sentence(recipe, changed, said):
+    recipe.write_text(recipe.read_text().replace(*changed, 1))
+    with pytest.raises(UserError, match=said):
+        read_table(str(recipe))
+
+
+def test_another_table_or_an_unknown_row_is_refused(arguments, recipe, rows_run, tmp_path, capsys):
+    assert reproduce.main([*arguments, "--rows", "clasifier"]) == 2
+    assert "has no row 'clasifier'; expected classifier" in capsys.readouterr().err
+    assert reproduce.main([*arguments, "--rows", "classifier"]) == 0
+    assert reproduce.main([*arguments, "--resume", "--data", str(tmp_path)]) == 2
+    assert "lacks the folder" in capsys.readouterr().err
+    (tmp_path / "copy.toml").write_text(recipe.read_text())
+    assert reproduce.main([str(tmp_path / "copy.toml"), *arguments[1:], "--rows", "classifier", "--resume"]) == 2
+    assert "holds something else, its table was" in capsys.readouterr().err
+    with pytest.raises(UserError, match="'table1' is no table; expected one of table2"):
+        read_table("table1")
