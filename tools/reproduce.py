@@ -1,4 +1,4 @@
-"""Run a table of the papers, on a CPU within hours or at the paper's own scale, and put our rows beside the paper's."""
+"""Run a table of the papers, at a scale for a CPU or the paper's own, and put our rows beside the paper's."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="reproduce.py", description=__doc__)
     parser.add_argument("table", help="table2, or a .toml file like those in data_plugin/reproduce/recipes/")
     parser.add_argument(
-        "--scale", choices=("here", "paper"), required=True, help="within hours on a CPU, or the paper's"
+        "--scale", choices=("here", "paper"), required=True, help="small enough for days on a CPU, or the paper's"
     )
     parser.add_argument(
         "--out", type=Path, required=True, help="output folder: a folder a row, table.md and table.json"

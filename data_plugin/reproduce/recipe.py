@@ -12,7 +12,7 @@ from data_plugin.frameworks.framework import Task
 from data_plugin.utils.errors import UserError
 
 Scale = Literal["here", "paper"]
-"""On a CPU within hours, and as the paper has it."""
+"""Small enough for a CPU, and as the paper has it."""
 
 SCALES: tuple[Scale, ...] = ("here", "paper")
 
