@@ -168,10 +168,10 @@ def test_the_data_open_again_after_a_training_in_the_same_process(coco: Path, tm
 def test_a_search_opens_the_data_again_to_fine_tune(coco: Path, tmp_path: Path, monkeypatch):
     trained = []
 
-    def train(cfg, out: Path, *, began, **_):
+    def train(cfg, out: Path, *, stepped, **_):
         assert labels("coco_2017_train") == [[BY_ID.index(name) for name in OBJECTS]] * 4
         trained.append(out)
-        began()
+        stepped(1)
         return {"AP": 1.0, "AP50": 2.0, "AP75": 3.0}
 
     monkeypatch.setattr("data_plugin.backbones.detectron2.config.finetune", train)
