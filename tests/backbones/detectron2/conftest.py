@@ -1,8 +1,15 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import torch
+from samples import unchanged_catalogs
+
+
+@pytest.fixture(autouse=True)
+def _catalogs_as_they_were() -> Iterator[None]:
+    with unchanged_catalogs():
+        yield
 
 
 @pytest.fixture

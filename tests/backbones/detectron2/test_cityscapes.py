@@ -18,7 +18,7 @@ pytest.importorskip("cityscapesscripts", reason="cityscapesscripts, which reads 
 from cityscapesscripts.helpers.annotation import Annotation
 from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
 from cityscapesscripts.preparation.json2labelImg import createLabelImage
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import Boxes, Instances
 from samples import random_supernet_file
@@ -83,15 +83,6 @@ def cityscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def rectangle(left: int, top: int, right: int, bottom: int) -> list[list[int]]:
     return [[left, top], [right, top], [right, bottom], [left, bottom]]
-
-
-@pytest.fixture(autouse=True)
-def _catalogs_as_they_were():
-    data_sets, metadata = dict(DatasetCatalog.data), dict(MetadataCatalog.data)
-    yield
-    for catalog, before in ((DatasetCatalog, data_sets), (MetadataCatalog, metadata)):
-        catalog.data.clear()
-        catalog.data.update(before)
 
 
 def test_search_then_finetune(cityscapes: Path, tmp_path: Path, capsys) -> None:

@@ -115,15 +115,6 @@ def own_coco(drawn_coco, tmp_path) -> Path:
     return shutil.copytree(drawn_coco, tmp_path / "own")
 
 
-@pytest.fixture(autouse=True)
-def _catalogs_as_they_were():
-    data_sets, metadata = dict(DatasetCatalog.data), dict(MetadataCatalog.data)
-    yield
-    for catalog, before in ((DatasetCatalog, data_sets), (MetadataCatalog, metadata)):
-        catalog.data.clear()
-        catalog.data.update(before)
-
-
 @pytest.fixture
 def backbone(tmp_path) -> Path:
     save_backbone(tmp_path / "backbone", DATAResNet(SMALL))

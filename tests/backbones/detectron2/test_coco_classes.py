@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import OBJECTS, draw_own_coco, random_supernet_file, unchanged_catalogs
+from samples import OBJECTS, draw_own_coco, random_supernet_file
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
@@ -46,12 +46,6 @@ QUICK = [
     "SOLVER.STEPS=()",
     "TEST.PRECISE_BN.NUM_ITER=1",
 ]
-
-
-@pytest.fixture(autouse=True)
-def _catalogs_as_they_were():
-    with unchanged_catalogs():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -48,15 +48,6 @@ def photographs(drawn_voc) -> list[Path]:
     return [folder / "JPEGImages" / f"{name}.jpg" for name in names]
 
 
-@pytest.fixture(autouse=True)
-def _catalogs_as_they_were():
-    data_sets, metadata = dict(DatasetCatalog.data), dict(MetadataCatalog.data)
-    yield
-    for catalog, before in ((DatasetCatalog, data_sets), (MetadataCatalog, metadata)):
-        catalog.data.clear()
-        catalog.data.update(before)
-
-
 # What a model sees
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import drawn_names, unchanged_catalogs, with_classes
+from samples import drawn_names, with_classes
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
@@ -41,12 +41,6 @@ QUICK = [
     "TEST.PRECISE_BN.NUM_ITER=1",
     "MODEL.RPN.POST_NMS_TOPK_TEST=20",
 ]
-
-
-@pytest.fixture(autouse=True)
-def _catalogs_as_they_were():
-    with unchanged_catalogs():
-        yield
 
 
 @pytest.fixture

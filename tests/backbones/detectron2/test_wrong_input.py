@@ -9,7 +9,6 @@ import pytest
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from data_plugin import Arch, UserError
 from data_plugin.backbones import DATAResNet
@@ -31,15 +30,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:TRAINING DATA IS NOT")
 
 def opened(root: Path, *options: str, config: str = "faster_rcnn_c4_voc") -> FrameworkConfig:
     return DETECTRON2.open(config, [*QUICK, *options], root)
-
-
-@pytest.fixture(autouse=True)
-def _catalogs_as_they_were():
-    data_sets, metadata = dict(DatasetCatalog.data), dict(MetadataCatalog.data)
-    yield
-    for catalog, before in ((DatasetCatalog, data_sets), (MetadataCatalog, metadata)):
-        catalog.data.clear()
-        catalog.data.update(before)
 
 
 @pytest.fixture
