@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 from data_plugin.pretrain.methods.settings import Settings, require_positive
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.utils.errors import UserError
+from data_plugin.utils.recipe_file import read_recipe_file
 
 if TYPE_CHECKING:
     from data_plugin.pretrain.methods.method import Method
@@ -183,12 +184,7 @@ def read_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
     path = RECIPES.get(name, Path(name))
     if name not in RECIPES and path.suffix != ".toml":
         raise UserError(f"{name!r} is not a recipe; expected the path of a .toml file, or one of {', '.join(RECIPES)}")
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"the recipe {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"the recipe {path} is not TOML: {error}") from error
+    values = read_recipe_file(path)
     for change in changes:
         key, separator, text = change.partition("=")
         if not separator:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 from data_plugin.frameworks.framework import Task
 from data_plugin.utils.errors import UserError
+from data_plugin.utils.recipe_file import read_recipe_file
 
 Scale = Literal["here", "paper"]
 """Small enough for a CPU, and as the paper has it."""
@@ -106,12 +106,7 @@ def read_table(name: str) -> Table:
     path = RECIPES.get(name, Path(name))
     if name not in RECIPES and path.suffix != ".toml":
         raise UserError(f"{name!r} is no table; expected one of {', '.join(RECIPES)}, or the path of a .toml file")
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"the recipe {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"the recipe {path} is not TOML: {error}") from error
+    values = read_recipe_file(path)
     rows = [_filled(Row, row, f"row {number} of {path}") for number, row in enumerate(values.get("rows", ()), 1)]
     table: Table = _filled(Table, {"supernets": {}, **values, "rows": rows}, str(path))
     if not rows or len({row.name for row in rows}) < len(rows):
