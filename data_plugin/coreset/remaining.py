@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from data_plugin.features.store import Block, EmbeddingStore
 from data_plugin.utils.errors import UserError
@@ -69,12 +68,18 @@ class Remaining:
 
     def _look_again(self) -> None:
         removed = np.array(sorted(self.removed), dtype=np.int64)
-        single = torch.from_numpy(self.centroids).float()
+        centroids = torch.from_numpy(self.centroids).float()
+        # The same memory for all blocks: where it comes and goes between lists that grow, it is not given back.
+        shape = self.store.header.shard_size, self.store.header.dim
+        half, single = torch.empty(shape, dtype=torch.float16), torch.empty(shape)
         own = [_TopList(self.length) for _ in self.centroids]
         blocks = range(rank(), len(self.store), rank_count())
         with progress_over(len(blocks), "shards") as advance:
             for block in map(self.store.__getitem__, blocks):
-                similar = self._similarities(block, single)
+                count = len(block.features)
+                np.copyto(half[:count].numpy(), block.features)
+                similar = (centroids @ single[:count].copy_(half[:count]).T).numpy()
+                self._require_finite(block, similar)
                 first, end = np.searchsorted(removed, [block.start, block.start + len(block.features)])
                 similar[:, removed[first:end] - block.start] = -np.inf
                 for top, row in zip(own, similar, strict=True):
@@ -84,14 +89,11 @@ class Remaining:
         self.lists = [_merged(lists) for lists in zip(*from_all(self._exact(own)), strict=True)]
         self.places = [0] * len(self.lists)
 
-    def _similarities(self, block: Block, centroids: Tensor) -> np.ndarray:
-        """Cosines (K, N) with the images of a block, in single precision."""
-        similar = (centroids @ torch.from_numpy(np.array(block.features)).float().T).numpy()
+    def _require_finite(self, block: Block, similar: np.ndarray) -> None:
         finite = np.isfinite(similar).all(axis=0)
         if not finite.all():
             name = block.names[int(finite.argmin())]
             raise UserError(f"{self.store.folder} holds a feature that is not finite, of {name}; embed them again")
-        return similar
 
     def _exact(self, lists: Sequence[_TopList]) -> list[_Nearest]:
         """The lists in double precision."""
