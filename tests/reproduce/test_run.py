@@ -230,17 +230,46 @@ def test_what_rows_have_in_common_stands_in_front_of_them(tmp_path):
     assert ((gflops >= 3) & (gflops < 4)).sum() == 8_597
 
 
-def test_rows_run_beside_one_another_and_a_failure_is_named(arguments, tmp_path, monkeypatch, capsys):
-    started = []
+@pytest.fixture
+def started(monkeypatch) -> list[tuple[str, str | None]]:
+    """The rows that would be run in processes of their own, of which the detector fails, and the GPU of each."""
+    found = []
 
-    def run(command):
-        started.append(command[command.index("--rows") + 1])
-        return type("Ended", (), {"returncode": int(started[-1] == "detector")})
+    def run(command, env):
+        assert not {"RANK", "WORLD_SIZE"} & env.keys()
+        found.append((command[command.index("--rows") + 1], env.get("CUDA_VISIBLE_DEVICES")))
+        return type("Ended", (), {"returncode": int(found[-1][0] == "detector")})
 
     monkeypatch.setattr(reproduce.subprocess, "run", run)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return found
+
+
+def test_rows_run_beside_one_another_and_a_failure_is_named(arguments, started, capsys):
     assert reproduce.main([*arguments, "--jobs", "2"]) == 2
-    assert sorted(started) == ["classifier", "detector"]
+    assert sorted(started) == [("classifier", None), ("detector", None)]
     assert "the rows detector failed" in capsys.readouterr().err
+
+
+def test_rows_are_dealt_to_gpus_and_to_the_processes_of_torchrun(arguments, started, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    seen = [each["CUDA_VISIBLE_DEVICES"] for each in reproduce._environments(6)]
+    assert seen == ["0", "1", "2", "3", "0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    for name, value in {"RANK": 1, "LOCAL_RANK": 1, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    assert reproduce.main(arguments) == 2  # the second of two processes has the second row
+    assert started == [("detector", "7")]
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert reproduce.main(arguments) == 0
+    assert started[1:] == [("classifier", "5")]
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name)
+    for name, value in {"PROCID": 1, "LOCALID": 0, "NTASKS": 2, "NNODES": 2}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    assert reproduce.main(arguments) == 2
+    assert started[2:] == [("detector", "5")]
 
 
 def test_a_job_of_an_array_runs_its_row(arguments, rows_run, monkeypatch, capsys):
