@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit code."""
     parser = argparse.ArgumentParser(prog="reproduce.py", description=__doc__)
     parser.add_argument(
-        "table", help="table2 to table10 of DATA, or a .toml file like those in data_plugin/reproduce/recipes/"
+        "table",
+        help="table2 to table10 or figure3 of DATA, or a .toml file like those in data_plugin/reproduce/recipes/",
     )
     parser.add_argument(
         "--scale", choices=("here", "paper"), required=True, help="small enough for days on a CPU, or the paper's"

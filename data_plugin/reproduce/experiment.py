@@ -70,7 +70,8 @@ def run_row(
 
     labelled = None
     if experiment.task == "classification":
-        labelled = LabelledImages(data / experiment.data / "train", data / experiment.data / "val", experiment.labels)
+        folders = (data / experiment.data / split for split in ("train", "val"))
+        labelled = LabelledImages(*folders, experiment.labels, experiment.protocol)
     return KINDS[kind](search, row, experiment, labelled, tell)
 
 

@@ -17,7 +17,9 @@ Scale = Literal["here", "paper"]
 SCALES: tuple[Scale, ...] = ("here", "paper")
 
 _FILES = (Path(__file__).parent / "recipes").glob("*.toml")
-RECIPES = {path.stem: path for path in sorted(_FILES, key=lambda path: (len(path.stem), path.stem))}
+RECIPES = {
+    path.stem: path for path in sorted(_FILES, key=lambda path: (path.stem[:5] != "table", len(path.stem), path.stem))
+}
 """The tables that come with the package, by name."""
 
 
@@ -45,6 +47,7 @@ class Experiment:
         image_count: images of the search.
         image_size: height and width at which images are classified; None takes the pre-training's.
         labels: part of every class whose labels are used, for classification.
+        protocol: how networks are trained to classify, see :class:`~data_plugin.ranking.classified.LabelledImages`.
     """
 
     task: Task
@@ -65,6 +68,7 @@ class Experiment:
     image_count: int = 256
     image_size: int | None = None
     labels: float = 1.0
+    protocol: Literal["semisup", "linear"] = "semisup"
 
 
 @dataclass(frozen=True)

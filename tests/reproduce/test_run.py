@@ -315,7 +315,7 @@ def test_ranges_are_between_percentiles_of_the_spaces_cost():
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_that_comes_with_the_package_names_what_there_is(name):
     table = read_table(name)
-    assert len(table.rows) > 1
+    assert table.rows
     for row in table.rows:
         assert check_taps(row.taps) == tuple(row.taps)
         for experiment in row.scales.values():
@@ -350,5 +350,5 @@ def test_another_table_or_an_unknown_row_is_refused(arguments, recipe, rows_run,
     (tmp_path / "copy.toml").write_text(recipe.read_text())
     assert reproduce.main([str(tmp_path / "copy.toml"), *arguments[1:], "--rows", "classifier", "--resume"]) == 2
     assert "holds something else, its table was" in capsys.readouterr().err
-    with pytest.raises(UserError, match="'table1' is no table; expected one of table2, table3, "):
+    with pytest.raises(UserError, match="'table1' is no table; expected one of table2, table3, table4, "):
         read_table("table1")
