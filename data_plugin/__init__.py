@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from data_plugin.backbones.data_resnet import DATAResNet
     from data_plugin.coreset.run import select_coreset
+    from data_plugin.features.clustering import cluster_store
     from data_plugin.features.run import embed_images
     from data_plugin.pretrain.run import pretrain_supernet
     from data_plugin.search.run import search_supernet
@@ -25,6 +26,7 @@ __all__ = [
     "DATAResNet",
     "SearchSpace",
     "UserError",
+    "cluster_store",
     "embed_images",
     "load_supernet",
     "pretrain_supernet",
@@ -38,6 +40,7 @@ _HOMES = {
     "DATAResNet": "backbones.data_resnet",
     "SearchSpace": "space.search_space",
     "UserError": "utils.errors",
+    "cluster_store": "features.clustering",
     "embed_images": "features.run",
     "load_supernet": "supernet.checkpoint",
     "pretrain_supernet": "pretrain.run",

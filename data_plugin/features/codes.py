@@ -80,9 +80,13 @@ class CodesHeader:
         """
         if values["format"] != FORMAT:
             raise ValueError("it is of another version")
-        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        del fields["format"]
-        return cls(**{**fields, "store": StoreHeader.from_json(values["store"])})
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+            if name != "format"
+        }
+        fields["store"] = StoreHeader.from_json(values["store"])
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
@@ -194,16 +198,30 @@ class Codes:
             (N, levels), int64.
         """
         digits = np.empty((len(features), self.header.levels), np.int64)
-        part = np.zeros(len(features), np.int64)
+        part: np.ndarray = np.zeros(len(features), np.int64)
         for level, centroids in enumerate(self.centroids):
-            children = centroids.reshape(-1, self.header.children, centroids.shape[1])[part]
-            digits[:, level] = np.einsum("nkc,nc->nk", children, features).argmax(axis=1)
+            similarities = (features @ centroids.T).reshape(len(features), -1, self.header.children)
+            digits[:, level] = similarities[np.arange(len(features)), part].argmax(axis=1)
             part = part * self.header.children + digits[:, level]
         return digits
 
     def fingerprint(self) -> str:
         """A hash of digits and names: the same for the same codes of the same images."""
         return self.header.fingerprint
+
+    def __str__(self) -> str:
+        """What came of it."""
+        header = self.header
+        dealt = ", dealt at random" if header.random else ""
+        cohesion, random = (_in_words(each) for each in (header.cohesion, header.random_cohesion))
+        lines = [
+            f"{header.images} images in {header.leaves} leaves of {min(header.sizes)} to {max(header.sizes)} images, "
+            f"{header.levels} levels of {header.children} children{dealt}",
+            f"mean similarity to the part's centroid, by level: {cohesion} (random parts: {random})",
+        ]
+        if self.unreadable:
+            lines.append(f"without a code, since they could not be read: {len(self.unreadable)}")
+        return "\n".join(lines)
 
     def __repr__(self) -> str:
         return f"Codes({str(self.folder)!r}: {self.header.images} images in {self.header.leaves} parts)"
@@ -221,7 +239,7 @@ class Codes:
                 "images": f"{header.images:,}",
                 "parts": f"{header.leaves:,} in {header.levels} levels of {header.children}",
                 "images in a part": f"{min(header.sizes):,} to {max(header.sizes):,}",
-                "similarity to the centroid": ", ".join(f"{each:.3f}" for each in header.cohesion),
+                "similarity to the centroid": _in_words(header.cohesion),
             }
         )
 
@@ -235,8 +253,11 @@ def leaf_numbers(digits: np.ndarray, children: int) -> np.ndarray:
 
     Returns:
         (N,), int64, from 0 to children**levels - 1.
+
+    Raises:
+        ValueError: if there is no such part.
     """
-    return digits.astype(np.int64) @ children ** np.arange(digits.shape[1])[::-1]
+    return np.ravel_multi_index(tuple(digits.T), (children,) * digits.shape[1])
 
 
 def leaf_sizes(digits: np.ndarray, children: int) -> tuple[int, ...]:
@@ -257,8 +278,27 @@ def fingerprint_of(digits: np.ndarray, names: Sequence[str], unreadable: Sequenc
     return digest.hexdigest()
 
 
+def require_room(folder: Path, overwrite: bool) -> None:
+    """Check that codes may be written into a folder.
+
+    Args:
+        folder: the folder.
+        overwrite: whether codes in it may be replaced; those that are unfinished always may.
+
+    Raises:
+        UserError: if it is a file, holds other things, or codes that may not be replaced.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; expected a folder, or a name that is free")
+    if (folder / HEADER).is_file() and not overwrite:
+        raise UserError(f"{folder} holds codes already; give another folder, or pass --overwrite")
+    own = {HEADER, DIGITS, NAMES, CENTROIDS, PAGE}
+    if folder.is_dir() and any(path.name not in own and path.suffix != ".tmp" for path in folder.iterdir()):
+        raise UserError(f"{folder} holds other files; give a folder that is empty, or a name that is free")
+
+
 def write_codes(codes: Codes, centroids: Sequence[np.ndarray], page: str) -> None:
-    """Write codes, the header last; what is in the folder is replaced.
+    """Write codes, the header last; those that the folder holds are replaced.
 
     Args:
         codes: the codes.
@@ -266,9 +306,12 @@ def write_codes(codes: Codes, centroids: Sequence[np.ndarray], page: str) -> Non
         page: the HTML page that shows them.
     """
     folder = codes.folder
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / HEADER).unlink(missing_ok=True)
+    for unfinished in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+        unfinished.unlink(missing_ok=True)
     tensors = {_level(level): np.ascontiguousarray(each) for level, each in enumerate(centroids)}
-    text = json.dumps({"names": codes.names, "unreadable": codes.unreadable}) + "\n"
+    names = json.dumps({"names": codes.names, "unreadable": codes.unreadable}) + "\n"
     header = json.dumps(codes.header.to_json(), indent=1) + "\n"
 
     def save(path: Path) -> None:
@@ -276,10 +319,14 @@ def write_codes(codes: Codes, centroids: Sequence[np.ndarray], page: str) -> Non
             np.save(file, codes.digits)
 
     write_whole(folder / DIGITS, save)
-    write_whole(folder / NAMES, lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(folder / NAMES, lambda path: path.write_text(names, encoding="utf-8"))
     write_whole(folder / CENTROIDS, lambda path: save_file(tensors, path))
     write_whole(folder / PAGE, lambda path: path.write_text(page, encoding="utf-8"))
     write_whole(folder / HEADER, lambda path: path.write_text(header, encoding="utf-8"))
+
+
+def _in_words(values: Sequence[float]) -> str:
+    return ", ".join(f"{each:.3f}" for each in values)
 
 
 def _level(level: int) -> str:
