@@ -80,7 +80,7 @@ def cluster_store(
         shuffled = np.random.default_rng(seed).permutation(leaves)
         sums, random_sums = _sums(opened, (leaves, shuffled), children**levels, advance)
     _require_apart(sums, opened)
-    centroids = [unit_vectors(_up(sums, children ** (level + 1))) for level in range(levels)]
+    centroids = [unit_vectors(_up(sums, children**level)) for level in range(levels + 1)]
     names = [name for block in opened for name in block.names]
     header = CodesHeader(
         levels,
@@ -95,7 +95,7 @@ def cluster_store(
         opened.header,
     )
     codes = Codes(folder, header, digits, names, opened.unreadable)
-    write_codes(codes, centroids, codes_page(codes, opened, centroids))
+    write_codes(codes, centroids, opened.folder, codes_page(codes, opened, centroids[-1]))
     return codes
 
 
@@ -104,9 +104,8 @@ def _check_request(folder: Path, levels: int, children: int, overwrite: bool) ->
         raise UserError(f"the levels are {levels}; expected at least 1")
     if not 2 <= children <= MOST_CHILDREN:
         raise UserError(f"the children of a part are {children}; expected 2 to {MOST_CHILDREN}")
-    processes = math.prod(launched_ranks())
-    if processes > 1:
-        raise UserError(f"clustering is the work of one process, and {processes} were started; leave out torchrun")
+    if launched_ranks() != (1, 1):
+        raise UserError("clustering is the work of one process; do it without torchrun")
     require_room(folder, overwrite)
 
 

@@ -1,8 +1,9 @@
 """Codes: which part of a balanced tree of clusters each image of an embedding store is in.
 
 Codes are a folder. ``digits.npy`` holds a row for each image, its way down the tree; ``names.json`` the images' names;
-``centroids.safetensors`` those of all parts; ``codes.html`` what they look like. ``codes.json``, which says what the
-codes are of, is written last: a folder without it holds none.
+``centroids.safetensors`` the centroids of all parts; ``network.safetensors`` the network of the features, as the store
+has it; ``codes.html`` what they look like. ``codes.json``, which says what the codes are of, is written last: a folder
+without it holds none.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +21,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from data_plugin.features.store import StoreHeader
+from data_plugin.features.store import NETWORK, StoreHeader
 from data_plugin.images.image_files import Images
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.facts_table import facts_table
@@ -136,21 +138,26 @@ class Codes:
             ) from error
         return codes
 
-    @cached_property
+    @property
     def centroids(self) -> tuple[np.ndarray, ...]:
         """The centroids of all parts, by level: (children**(level + 1), C), each of length 1, in double precision.
 
         Raises:
             UserError: if their file is damaged or another.
         """
-        path = self.folder / CENTROIDS
+        return self._centroids[1:]
+
+    @property
+    def centroid(self) -> np.ndarray:
+        """The centroid of all images, (C,), as those of the parts."""
+        return self._centroids[0][0]
+
+    @cached_property
+    def _centroids(self) -> tuple[np.ndarray, ...]:
+        path, levels = self.folder / CENTROIDS, range(self.header.levels + 1)
         tensors, _ = read_tensors(path)
-        found = tuple(
-            tensor.double().numpy()
-            for level in range(self.header.levels)
-            if (tensor := tensors.get(_level(level))) is not None
-        )
-        expected = [(self.header.children ** (level + 1), self.header.store.dim) for level in range(self.header.levels)]
+        found = tuple(tensors[name].double().numpy() for level in levels if (name := _level(level)) in tensors)
+        expected = [(self.header.children**level, self.header.store.dim) for level in levels]
         if [each.shape for each in found] != expected or not all(np.isfinite(each).all() for each in found):
             raise UserError(
                 f"{path} does not hold the centroids of these codes; make them again with data-cluster --overwrite"
@@ -292,22 +299,24 @@ def require_room(folder: Path, overwrite: bool) -> None:
         raise UserError(f"{folder} is a file; expected a folder, or a name that is free")
     if (folder / HEADER).is_file() and not overwrite:
         raise UserError(f"{folder} holds codes already; give another folder, or pass --overwrite")
-    own = {HEADER, DIGITS, NAMES, CENTROIDS, PAGE}
+    own = {HEADER, DIGITS, NAMES, CENTROIDS, NETWORK, PAGE}
     if folder.is_dir() and any(path.name not in own and path.suffix != ".tmp" for path in folder.iterdir()):
         raise UserError(f"{folder} holds other files; give a folder that is empty, or a name that is free")
 
 
-def write_codes(codes: Codes, centroids: Sequence[np.ndarray], page: str) -> None:
+def write_codes(codes: Codes, centroids: Sequence[np.ndarray], store: Path, page: str) -> None:
     """Write codes, the header last; those that the folder holds are replaced.
 
     Args:
         codes: the codes.
-        centroids: those of all parts, by level, see :attr:`Codes.centroids`.
+        centroids: of all images (1, C), and of all parts, by level, see :attr:`Codes.centroids`.
+        store: the folder of the embedding store, whose network is copied if it has it.
         page: the HTML page that shows them.
     """
     folder = codes.folder
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / HEADER).unlink(missing_ok=True)
+    for name in (HEADER, NETWORK):
+        (folder / name).unlink(missing_ok=True)
     for unfinished in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
         unfinished.unlink(missing_ok=True)
     tensors = {_level(level): np.ascontiguousarray(each) for level, each in enumerate(centroids)}
@@ -321,6 +330,8 @@ def write_codes(codes: Codes, centroids: Sequence[np.ndarray], page: str) -> Non
     write_whole(folder / DIGITS, save)
     write_whole(folder / NAMES, lambda path: path.write_text(names, encoding="utf-8"))
     write_whole(folder / CENTROIDS, lambda path: save_file(tensors, path))
+    if (store / NETWORK).is_file():
+        write_whole(folder / NETWORK, lambda path: shutil.copyfile(store / NETWORK, path))
     write_whole(folder / PAGE, lambda path: path.write_text(page, encoding="utf-8"))
     write_whole(folder / HEADER, lambda path: path.write_text(header, encoding="utf-8"))
 

@@ -19,13 +19,13 @@ LEAVES, SHOWN = 16, 10
 PARTS, RANDOM = "#2c7a3f", "#c3ccd6"
 
 
-def codes_page(codes: Codes, store: EmbeddingStore, centroids: Sequence[np.ndarray]) -> str:
+def codes_page(codes: Codes, store: EmbeddingStore, centroids: np.ndarray) -> str:
     """The whole page.
 
     Args:
         codes: the codes.
         store: what they were made of.
-        centroids: those of all parts, by level.
+        centroids: those of the leaves.
     """
     header = codes.header
     network = header.store.network
@@ -33,7 +33,7 @@ def codes_page(codes: Codes, store: EmbeddingStore, centroids: Sequence[np.ndarr
         said=str(codes).splitlines(),
         sizes_plot=Markup(_sizes_plot(codes)),
         cohesion_plot=Markup(_cohesion_plot(codes)),
-        leaves=_contact_sheet(codes, store, centroids[-1]),
+        leaves=_contact_sheet(codes, store, centroids),
         run={
             "embedding store": store.folder,
             "images": header.store.source["path"],

@@ -102,7 +102,18 @@ def test_centroids_and_similarities_are_those_of_the_images_of_each_part(store, 
         similarity = np.einsum("nc,nc->n", features, expected[parts]).mean()
         assert codes.header.cohesion[level] == pytest.approx(similarity, abs=1e-6)
         assert codes.header.random_cohesion[level] < similarity - 0.1
+    whole = features.mean(axis=0)
+    np.testing.assert_allclose(codes.centroid, whole / np.linalg.norm(whole), atol=1e-6)
     assert (codes.assign(features) == codes.digits).all()
+
+
+def test_the_network_of_the_features_comes_along(store, tmp_path):
+    (store.folder / "network.safetensors").write_bytes(b"weights")
+    codes = cluster_store(store.folder, out=tmp_path / "codes", levels=2, children=3)
+    assert (codes.folder / "network.safetensors").read_bytes() == b"weights"
+    (store.folder / "network.safetensors").unlink()
+    cluster_store(store.folder, out=tmp_path / "codes", levels=2, children=3, overwrite=True)
+    assert not (codes.folder / "network.safetensors").exists()
 
 
 def test_random_parts_are_of_equal_size_and_of_unlike_images(store, tmp_path):
@@ -175,7 +186,7 @@ def test_features_that_are_all_the_same_are_refused(tmp_path):
 def test_several_processes_are_refused(store, tmp_path, monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="the work of one process, and 2 were started; leave out torchrun"):
+    with pytest.raises(UserError, match="the work of one process; do it without torchrun"):
         cluster_store(store.folder, out=tmp_path / "codes", levels=2, children=3)
 
 
