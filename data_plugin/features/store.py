@@ -59,6 +59,18 @@ class StoreHeader:
         return {"format": FORMAT, **dataclasses.asdict(self)}
 
     @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> StoreHeader:
+        """A header that :meth:`to_json` made values of.
+
+        Raises:
+            ValueError: if they are of another version.
+            KeyError, TypeError, AttributeError: if they are no header's.
+        """
+        if values["format"] != FORMAT:
+            raise ValueError("it is of another version")
+        return cls(**{name: value for name, value in values.items() if name != "format"})
+
+    @classmethod
     def read(cls, folder: Path) -> StoreHeader:
         """The header of a store.
 
@@ -67,10 +79,7 @@ class StoreHeader:
         """
         path = folder / HEADER
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            if values.pop("format") != FORMAT:
-                raise ValueError("it is of another version")
-            return cls(**values)
+            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{path} cannot be read ({error}); expected the folder of an embedding store that data-embed wrote"
