@@ -204,7 +204,7 @@ def test_a_sub_net_that_there_is_not_is_refused(routed, path):
         lambda: routed.along(path),
         lambda: extract(routed, SPACE.largest, path),
     ):
-        with pytest.raises(UserError, match="there is no sub-net .*expected 4 numbers from 0 to 2, such as 0,0,0,0"):
+        with pytest.raises(UserError, match=r"there is no sub-net .*expected 4 numbers from 0 to 2, such as 0,0,0,0"):
             call()
 
 
