@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from data_plugin.features.clustering import cluster_store
     from data_plugin.features.run import embed_images
     from data_plugin.pretrain.run import pretrain_supernet
+    from data_plugin.routing.run import route_supernet
     from data_plugin.search.run import search_supernet
     from data_plugin.space.arch import Arch
     from data_plugin.space.search_space import SearchSpace
@@ -30,6 +31,7 @@ __all__ = [
     "embed_images",
     "load_supernet",
     "pretrain_supernet",
+    "route_supernet",
     "search_supernet",
     "select_coreset",
 ]
@@ -44,6 +46,7 @@ _HOMES = {
     "embed_images": "features.run",
     "load_supernet": "supernet.checkpoint",
     "pretrain_supernet": "pretrain.run",
+    "route_supernet": "routing.run",
     "search_supernet": "search.run",
     "select_coreset": "coreset.run",
 }

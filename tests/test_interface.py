@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from samples import SMALL_C4
 
-from data_plugin import DATAResNet, cluster_store, embed_images, search_supernet, select_coreset
+from data_plugin import DATAResNet, cluster_store, embed_images, route_supernet, search_supernet, select_coreset
 from data_plugin.frameworks.framework import Framework
 from data_plugin.images.drawn_voc import draw_voc
 from data_plugin.search.found import Search
@@ -18,6 +18,7 @@ from data_plugin.search.strategies.sample import Sample
 from data_plugin.tools import cluster as cluster_tool
 from data_plugin.tools import embed as embed_tool
 from data_plugin.tools import pretrain as pretrain_tool
+from data_plugin.tools import route as route_tool
 from data_plugin.tools import search_cls
 from data_plugin.tools import select_coreset as select_tool
 from data_plugin.tools.search_config_cli import add_config_search_arguments
@@ -115,6 +116,12 @@ def test_embedding_and_selection_have_the_options_of_their_tools_with_their_defa
 def test_clustering_has_the_options_of_its_tool_with_their_defaults():
     found = {name: each.default for name, each in parameters(cluster_store).items()}
     assert found == defaults_of_tool(cluster_tool.parser(), set(), {})
+
+
+def test_routing_has_the_options_of_its_tool_with_their_defaults():
+    tool = defaults_of_tool(route_tool.parser(), {"imports"}, {"opts": "options"})
+    found = {name: each.default for name, each in parameters(route_supernet).items()}
+    assert found == tool | {"options": ()}
 
 
 def test_a_search_has_the_options_of_its_tool_with_their_defaults():

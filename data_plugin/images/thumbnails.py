@@ -42,12 +42,20 @@ def thumbnails(paths: Iterable[str]) -> dict[str, Thumbnail]:
         paths: as a list of images names them, see :class:`~data_plugin.images.image_list.ImageList`.
     """
     images = NamedImages(Path(), sorted(set(paths)))
-    return {path: Thumbnail(path, _data(images.read(index))) for index, path in enumerate(images.names)}
+    return {path: thumbnail(path, images.read(index)) for index, path in enumerate(images.names)}
 
 
-def _data(image: Image.Image | None) -> str | None:
-    if image is None:
-        return None
+def thumbnail(name: str, image: Image.Image | None) -> Thumbnail:
+    """The picture of one image.
+
+    Args:
+        name: what it is called.
+        image: the image; None if it cannot be read.
+    """
+    return Thumbnail(name, None if image is None else _data(image))
+
+
+def _data(image: Image.Image) -> str:
     image.thumbnail((PIXELS, PIXELS))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
