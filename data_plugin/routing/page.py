@@ -63,7 +63,6 @@ def route_page(
         said=str(route).splitlines(),
         plot=Markup(_plot(route)),
         rows=_contact_sheet(route, codes, leaves, drawn, embedder),
-        facts=route.facts(),
         run={name: value for name, value in _flat(about) if value is not None},
     )
 

@@ -24,18 +24,18 @@ class Similarity:
     """How similar the images are to what networks were trained on, as mean cosines to centroids.
 
     Args:
-        route: to the images of the route.
+        by_sub_net: to the images of each sub-net, in the order of the paths.
         nearest: to those of the sub-net that each image falls to.
         whole: to all images, which a unified network would have been trained on.
     """
 
-    route: float
+    by_sub_net: Sequence[float]
     nearest: float
     whole: float
 
-    def to_json(self) -> dict[str, float]:
+    def to_json(self) -> dict[str, Any]:
         """All fields as JSON values."""
-        return dict(vars(self))
+        return {"nearest": self.nearest, "whole": self.whole, "by_sub_net": list(self.by_sub_net)}
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,11 @@ class Route:
         return DATAResNet.from_pretrained(self.out / BACKBONE)
 
     @property
+    def route_similarity(self) -> float:
+        """How similar the images are to those of the route."""
+        return self.similarity.by_sub_net[self.votes.number(self.path)]
+
+    @property
     def doubts(self) -> list[str]:
         """What speaks against the route, a sentence each."""
         found = []
@@ -78,7 +83,7 @@ class Route:
             found.append(
                 f"other images of the same kind might fall to another sub-net than {first}: raise --image-count"
             )
-        if self.similarity.route <= self.similarity.whole:
+        if self.route_similarity <= self.similarity.whole:
             found.append(
                 "the images are no nearer to those of the route than to all images: compare with a unified network"
             )
@@ -96,9 +101,8 @@ class Route:
             f"{len(votes.counts)} sub-nets; by its digits, one after the other: {by_level}",
             f"then {', '.join(others) if others else 'none'}; all images spread as if over {votes.spread:.1f} sub-nets",
             f"{in_words(votes.first)} is the first in {votes.confidence:.1%} of {RESAMPLES:,} resamples of the images",
-            f"mean similarity of the images to those that the route saw: {similarity.route:.3f}; to all, which a "
-            f"unified network sees: {similarity.whole:.3f}; to those of the nearest sub-net of each: "
-            f"{similarity.nearest:.3f}",
+            f"mean similarity of the images to those that the route saw: {self.route_similarity:.3f}; to all, which a "
+            f"unified network sees: {similarity.whole:.3f}; each to those of its own sub-net: {similarity.nearest:.3f}",
             *(f"but {doubt}" for doubt in self.doubts),
             f"network {self.arch}: {self.out / BACKBONE}",
         ]
@@ -109,19 +113,17 @@ class Route:
 
     def _repr_html_(self) -> str:
         """What notebooks show."""
-        return facts_table(self.facts())
-
-    def facts(self) -> dict[str, Any]:
-        """What is told of it, in words."""
-        return {
-            "sub-net": in_words(self.path),
-            "share of the images": f"{self.votes.share(self.path):.1%}",
-            "first in resamples": f"{self.votes.confidence:.1%}",
-            "similarity to the images of the route": f"{self.similarity.route:.3f}",
-            "similarity to all images": f"{self.similarity.whole:.3f}",
-            "network": self.arch,
-            "folder": self.out / BACKBONE,
-        }
+        return facts_table(
+            {
+                "sub-net": in_words(self.path),
+                "share of the images": f"{self.votes.share(self.path):.1%}",
+                "first in resamples": f"{self.votes.confidence:.1%}",
+                "similarity to the images of the route": f"{self.route_similarity:.3f}",
+                "similarity to all images": f"{self.similarity.whole:.3f}",
+                "network": self.arch,
+                "folder": self.out / BACKBONE,
+            }
+        )
 
 
 def in_words(path: Sequence[int]) -> str:

@@ -113,7 +113,8 @@ def route_supernet(
     calibration = draw_batches(task.images, min(CALIBRATED_ON, len(features)), batch_size, seed)
     network = _network(sub_net, chosen, task, calibration, device)
     configs = [folder / BACKBONE / name for name in task.configs]
-    route = Route(folder, taken, chosen, votes, _similarity(features, digits, taken, opened), configs)
+    leaves = leaf_numbers(digits, opened.header.children)
+    route = Route(folder, taken, chosen, votes, _similarity(features, leaves, opened), configs)
     about = {
         "supernet": {"path": os.fspath(supernet), "sha256": file_hash(Path(supernet))},
         "codes": {"path": str(opened.folder), "fingerprint": opened.fingerprint()},
@@ -124,7 +125,7 @@ def route_supernet(
         "image_source_sha256": task.fingerprint,
         "seed": seed,
     }
-    page = route_page(route, opened, leaf_numbers(digits, opened.header.children), drawn, embedder, about)
+    page = route_page(route, opened, leaves, drawn, embedder, about)
     _write(route, sub_net, network, task, page, about)
     return route
 
@@ -195,14 +196,12 @@ def _embedded(batches: ImageBatches, embedder: Embedder) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _similarity(features: np.ndarray, digits: np.ndarray, path: Sequence[int], codes: Codes) -> Similarity:
-    centroids, children = codes.centroids[-1], codes.header.children
-    (route,) = leaf_numbers(np.array([path]), children)
-    nearest = np.einsum("nc,nc->n", features, centroids[leaf_numbers(digits, children)])
+def _similarity(features: np.ndarray, leaves: np.ndarray, codes: Codes) -> Similarity:
+    centroids, mean = codes.centroids[-1], features.mean(axis=0)
     return Similarity(
-        route=float((features @ centroids[route]).mean()),
-        nearest=float(nearest.mean()),
-        whole=float((features @ codes.centroid).mean()),
+        by_sub_net=(centroids @ mean).tolist(),
+        nearest=float(np.einsum("nc,nc->n", features, centroids[leaves]).mean()),
+        whole=float(codes.centroid @ mean),
     )
 
 

@@ -40,7 +40,8 @@ def test_images_go_to_the_sub_net_that_has_seen_such(trained, drawn, tmp_path, c
     assert found.path == trained.paths[colour]
     assert dict(found.votes.ranking) == {trained.paths[colour]: 9, trained.paths["green"]: 3}
     assert found.votes.share(found.path) == 0.75
-    assert found.similarity.nearest >= found.similarity.route > found.similarity.whole
+    assert found.similarity.nearest >= found.route_similarity > found.similarity.whole
+    assert found.route_similarity == max(found.similarity.by_sub_net)
 
 
 def test_codes_are_those_that_a_store_of_the_images_would_have(trained, drawn, tmp_path):
@@ -50,13 +51,19 @@ def test_codes_are_those_that_a_store_of_the_images_would_have(trained, drawn, t
     backbone = trained.supernet.parent / "backbone"
     store = embed_images(images, backbone=backbone, out=tmp_path / "store", image_size=32, workers=0, device="cpu")
     features = store.features(range(store.images)).astype(np.float64)
-    expected = [0] * 4
+    expected, to_own = [0] * 4, []
     for feature in features:
         number = 0
         for centroids in codes.centroids:
             number = 2 * number + int(np.argmax([centroids[2 * number + child] @ feature for child in range(2)]))
         expected[number] += 1
-    assert route(trained, images, tmp_path / "out").votes.counts == expected
+        to_own.append(codes.centroids[-1][number] @ feature)
+    found = route(trained, images, tmp_path / "out")
+    assert found.votes.counts == expected
+    assert found.similarity.nearest == pytest.approx(np.mean(to_own), abs=1e-3)
+    assert found.similarity.whole == pytest.approx((features @ codes.centroid).mean(), abs=1e-3)
+    for centroid, similarity in zip(codes.centroids[-1], found.similarity.by_sub_net, strict=True):
+        assert similarity == pytest.approx((features @ centroid).mean(), abs=1e-3)
 
 
 def test_the_folder_holds_the_sub_net_and_one_network_of_it(trained, drawn, tmp_path):
