@@ -322,8 +322,8 @@ def written_codes(
     fingerprint = fingerprint_of(rows, names, list(unreadable))
     header = CodesHeader(levels, children, 0, False, len(rows), sizes, similar, similar, fingerprint, store)
     rng = np.random.default_rng(0)
-    centroids = [rng.normal(size=(children ** (level + 1), dim)) for level in range(levels)]
+    centroids = [rng.normal(size=(children**level, dim)) for level in range(levels + 1)]
     centroids = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in centroids]
     folder.mkdir(parents=True, exist_ok=True)
-    write_codes(Codes(folder, header, rows, names, list(unreadable)), centroids, "<p>codes</p>")
+    write_codes(Codes(folder, header, rows, names, list(unreadable)), centroids, folder, "<p>codes</p>")
     return Codes.read(folder)

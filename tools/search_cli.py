@@ -78,7 +78,7 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--image-count",
-        type=_count_or_all,
+        type=count_or_all,
         metavar="N",
         default=256,
         help="images drawn, or 'all' (default: %(default)s)",
@@ -223,7 +223,8 @@ def _require_outside(out: Path, inputs: Mapping[str, Path | None]) -> None:
             raise UserError(f"--overwrite would delete the {name} {path} with the output folder {out}; name another")
 
 
-def _count_or_all(text: str) -> int | None:
+def count_or_all(text: str) -> int | None:
+    """A number of images, or None for all."""
     if text == "all":
         return None
     return whole(text, least=1, expected="a number of at least 1, or all")

@@ -1,8 +1,9 @@
 """Codes: which part of a balanced tree of clusters each image of an embedding store is in.
 
 Codes are a folder. ``digits.npy`` holds a row for each image, its way down the tree; ``names.json`` the images' names;
-``centroids.safetensors`` those of all parts; ``codes.html`` what they look like. ``codes.json``, which says what the
-codes are of, is written last: a folder without it holds none.
+``centroids.safetensors`` the centroids of all parts; ``network.safetensors`` the network of the features, as the store
+has it; ``codes.html`` what they look like. ``codes.json``, which says what the codes are of, is written last: a folder
+without it holds none.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +21,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from data_plugin.features.store import StoreHeader
+from data_plugin.features.store import NETWORK, StoreHeader
 from data_plugin.images.image_files import Images
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.facts_table import facts_table
@@ -80,9 +82,13 @@ class CodesHeader:
         """
         if values["format"] != FORMAT:
             raise ValueError("it is of another version")
-        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        del fields["format"]
-        return cls(**{**fields, "store": StoreHeader.from_json(values["store"])})
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+            if name != "format"
+        }
+        fields["store"] = StoreHeader.from_json(values["store"])
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
@@ -132,21 +138,26 @@ class Codes:
             ) from error
         return codes
 
-    @cached_property
+    @property
     def centroids(self) -> tuple[np.ndarray, ...]:
         """The centroids of all parts, by level: (children**(level + 1), C), each of length 1, in double precision.
 
         Raises:
             UserError: if their file is damaged or another.
         """
-        path = self.folder / CENTROIDS
+        return self._centroids[1:]
+
+    @property
+    def centroid(self) -> np.ndarray:
+        """The centroid of all images, (C,), as those of the parts."""
+        return self._centroids[0][0]
+
+    @cached_property
+    def _centroids(self) -> tuple[np.ndarray, ...]:
+        path, levels = self.folder / CENTROIDS, range(self.header.levels + 1)
         tensors, _ = read_tensors(path)
-        found = tuple(
-            tensor.double().numpy()
-            for level in range(self.header.levels)
-            if (tensor := tensors.get(_level(level))) is not None
-        )
-        expected = [(self.header.children ** (level + 1), self.header.store.dim) for level in range(self.header.levels)]
+        found = tuple(tensors[name].double().numpy() for level in levels if (name := _level(level)) in tensors)
+        expected = [(self.header.children**level, self.header.store.dim) for level in levels]
         if [each.shape for each in found] != expected or not all(np.isfinite(each).all() for each in found):
             raise UserError(
                 f"{path} does not hold the centroids of these codes; make them again with data-cluster --overwrite"
@@ -194,16 +205,30 @@ class Codes:
             (N, levels), int64.
         """
         digits = np.empty((len(features), self.header.levels), np.int64)
-        part = np.zeros(len(features), np.int64)
+        part: np.ndarray = np.zeros(len(features), np.int64)
         for level, centroids in enumerate(self.centroids):
-            children = centroids.reshape(-1, self.header.children, centroids.shape[1])[part]
-            digits[:, level] = np.einsum("nkc,nc->nk", children, features).argmax(axis=1)
+            similarities = (features @ centroids.T).reshape(len(features), -1, self.header.children)
+            digits[:, level] = similarities[np.arange(len(features)), part].argmax(axis=1)
             part = part * self.header.children + digits[:, level]
         return digits
 
     def fingerprint(self) -> str:
         """A hash of digits and names: the same for the same codes of the same images."""
         return self.header.fingerprint
+
+    def __str__(self) -> str:
+        """What came of it."""
+        header = self.header
+        dealt = ", dealt at random" if header.random else ""
+        cohesion, random = (_in_words(each) for each in (header.cohesion, header.random_cohesion))
+        lines = [
+            f"{header.images} images in {header.leaves} leaves of {min(header.sizes)} to {max(header.sizes)} images, "
+            f"{header.levels} levels of {header.children} children{dealt}",
+            f"mean similarity to the part's centroid, by level: {cohesion} (random parts: {random})",
+        ]
+        if self.unreadable:
+            lines.append(f"without a code, since they could not be read: {len(self.unreadable)}")
+        return "\n".join(lines)
 
     def __repr__(self) -> str:
         return f"Codes({str(self.folder)!r}: {self.header.images} images in {self.header.leaves} parts)"
@@ -221,7 +246,7 @@ class Codes:
                 "images": f"{header.images:,}",
                 "parts": f"{header.leaves:,} in {header.levels} levels of {header.children}",
                 "images in a part": f"{min(header.sizes):,} to {max(header.sizes):,}",
-                "similarity to the centroid": ", ".join(f"{each:.3f}" for each in header.cohesion),
+                "similarity to the centroid": _in_words(header.cohesion),
             }
         )
 
@@ -235,8 +260,11 @@ def leaf_numbers(digits: np.ndarray, children: int) -> np.ndarray:
 
     Returns:
         (N,), int64, from 0 to children**levels - 1.
+
+    Raises:
+        ValueError: if there is no such part.
     """
-    return digits.astype(np.int64) @ children ** np.arange(digits.shape[1])[::-1]
+    return np.ravel_multi_index(tuple(digits.T), (children,) * digits.shape[1])
 
 
 def leaf_sizes(digits: np.ndarray, children: int) -> tuple[int, ...]:
@@ -257,18 +285,42 @@ def fingerprint_of(digits: np.ndarray, names: Sequence[str], unreadable: Sequenc
     return digest.hexdigest()
 
 
-def write_codes(codes: Codes, centroids: Sequence[np.ndarray], page: str) -> None:
-    """Write codes, the header last; what is in the folder is replaced.
+def require_room(folder: Path, overwrite: bool) -> None:
+    """Check that codes may be written into a folder.
+
+    Args:
+        folder: the folder.
+        overwrite: whether codes in it may be replaced; those that are unfinished always may.
+
+    Raises:
+        UserError: if it is a file, holds other things, or codes that may not be replaced.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; expected a folder, or a name that is free")
+    if (folder / HEADER).is_file() and not overwrite:
+        raise UserError(f"{folder} holds codes already; give another folder, or pass --overwrite")
+    own = {HEADER, DIGITS, NAMES, CENTROIDS, NETWORK, PAGE}
+    if folder.is_dir() and any(path.name not in own and path.suffix != ".tmp" for path in folder.iterdir()):
+        raise UserError(f"{folder} holds other files; give a folder that is empty, or a name that is free")
+
+
+def write_codes(codes: Codes, centroids: Sequence[np.ndarray], store: Path, page: str) -> None:
+    """Write codes, the header last; those that the folder holds are replaced.
 
     Args:
         codes: the codes.
-        centroids: those of all parts, by level, see :attr:`Codes.centroids`.
+        centroids: of all images (1, C), and of all parts, by level, see :attr:`Codes.centroids`.
+        store: the folder of the embedding store, whose network is copied if it has it.
         page: the HTML page that shows them.
     """
     folder = codes.folder
-    (folder / HEADER).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (HEADER, NETWORK):
+        (folder / name).unlink(missing_ok=True)
+    for unfinished in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+        unfinished.unlink(missing_ok=True)
     tensors = {_level(level): np.ascontiguousarray(each) for level, each in enumerate(centroids)}
-    text = json.dumps({"names": codes.names, "unreadable": codes.unreadable}) + "\n"
+    names = json.dumps({"names": codes.names, "unreadable": codes.unreadable}) + "\n"
     header = json.dumps(codes.header.to_json(), indent=1) + "\n"
 
     def save(path: Path) -> None:
@@ -276,10 +328,16 @@ def write_codes(codes: Codes, centroids: Sequence[np.ndarray], page: str) -> Non
             np.save(file, codes.digits)
 
     write_whole(folder / DIGITS, save)
-    write_whole(folder / NAMES, lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(folder / NAMES, lambda path: path.write_text(names, encoding="utf-8"))
     write_whole(folder / CENTROIDS, lambda path: save_file(tensors, path))
+    if (store / NETWORK).is_file():
+        write_whole(folder / NETWORK, lambda path: shutil.copyfile(store / NETWORK, path))
     write_whole(folder / PAGE, lambda path: path.write_text(page, encoding="utf-8"))
     write_whole(folder / HEADER, lambda path: path.write_text(header, encoding="utf-8"))
+
+
+def _in_words(values: Sequence[float]) -> str:
+    return ", ".join(f"{each:.3f}" for each in values)
 
 
 def _level(level: int) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data_plugin.features.embedder import Embedder, open_embedder
-from data_plugin.features.store import EmbeddingStore, StoreHeader, make_store, write_shard
+from data_plugin.features.store import NETWORK, EmbeddingStore, StoreHeader, make_store, write_shard
 from data_plugin.images.crops import Transform
 from data_plugin.images.image_files import Images
 from data_plugin.images.open import open_images
@@ -105,6 +105,8 @@ def embed_images(
         )
         # Before anything is computed, so that a folder that cannot be taken costs nothing.
         missing = from_first(make_store(folder, header, resume=resume, overwrite=overwrite) if rank() == 0 else [])
+        if rank() == 0:
+            embedder.save(folder / NETWORK)
         _write_shards(folder, header, missing, source, embedder, batch_size, workers)
         from_all(None)  # all have written
         store = EmbeddingStore(folder)

@@ -3,6 +3,7 @@
 A store is a folder. ``store.json`` says what the features are of; ``00000007.npy`` holds those of one shard, a row for
 each readable image in the order of the source, and ``00000007.json`` the images' names, hashes of their pixels, and the
 names of those that could not be read. The second file is written last: a shard without it is not there yet.
+``network.safetensors`` is the network of the features, for other images to be embedded by.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from data_plugin.utils.errors import UserError
 from data_plugin.utils.facts_table import facts_table
 from data_plugin.utils.files import write_whole
 
-HEADER = "store.json"
+HEADER, NETWORK = "store.json", "network.safetensors"
 FORMAT = 1
 
 
@@ -325,7 +326,7 @@ def _empty(folder: Path) -> None:
     """Take away a store's files, and nothing else."""
     if folder.is_dir():
         for path in folder.iterdir():
-            if path.name == HEADER or (path.stem.isdecimal() and path.suffix in (".npy", ".json")):
+            if path.name in (HEADER, NETWORK) or (path.stem.isdecimal() and path.suffix in (".npy", ".json")):
                 path.unlink()
 
 

@@ -49,7 +49,8 @@ def test_what_is_read_is_what_was_written(codes):
     assert again.digits.dtype == np.uint8
     assert again.digits.tolist() == DIGITS
     assert [each.shape for each in again.centroids] == [(3, 6), (9, 6)]
-    for centroids in again.centroids:
+    assert again.centroid.shape == (6,)
+    for centroids in (*again.centroids, again.centroid[None]):
         np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1)
     assert again.header.store.source["images"] == 4
     assert "3 images in 9 parts" in repr(again)
