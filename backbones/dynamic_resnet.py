@@ -28,6 +28,11 @@ class DynamicBottleneck(SlicedBottleneck[int]):
         shortcut: whether a 1x1 convolution carries the input to the block's output shape.
     """
 
+    conv2: SlicedConv2d
+    bn1: SlicedBatchNorm2d
+    bn2: SlicedBatchNorm2d
+    bn3: SlicedBatchNorm2d
+
     def __init__(self, in_channels: int, width: int, stride: int, dilation: int, shortcut: bool) -> None:
         layers = SlicedConv2d, SlicedBatchNorm2d
         super().__init__(in_channels, width, EXPANSION * width, stride, dilation, shortcut, *layers)
@@ -36,8 +41,8 @@ class DynamicBottleneck(SlicedBottleneck[int]):
         """The batch norms that a call at this width uses, and how many of their channels."""
         norms = [(self.bn1, width), (self.bn2, width), (self.bn3, EXPANSION * width)]
         if self.downsample is not None:
-            norms.append((self.downsample[1], EXPANSION * width))
-        return norms  # type: ignore[return-value]
+            norms.append((self.downsample[1], EXPANSION * width))  # type: ignore[arg-type]
+        return norms
 
 
 class DynamicResNet(SlicedResNet[DynamicBottleneck]):

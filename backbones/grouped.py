@@ -59,17 +59,45 @@ class GroupedChannels:
         """The group of a sub-net."""
         return path[self.level] if self.groups > 1 else 0
 
-    def take(self, stored: Tensor, dim: int, count: int, path: Path) -> Tensor:
-        """What a network of ``count`` channels uses along a dimension: the shared ones first, then its group's."""
-        start = self.shared + self.group(path) * self.own
-        if count <= self.shared or start == self.shared:
-            return stored.narrow(dim, 0, count)
-        return torch.cat([stored.narrow(dim, 0, self.shared), stored.narrow(dim, start, count - self.shared)], dim)
+    def used(self, count: int, path: Path) -> list[tuple[slice, slice]]:
+        """Which stored channels a network of ``count`` channels uses, and which of its channels they are.
+
+        The shared ones come first, then those of its group: one run of each.
+        """
+        group = self.group(path)
+        if count <= self.shared or group == 0:
+            return [(slice(0, count), slice(0, count))]
+        start = self.shared + group * self.own
+        own = slice(start, start + count - self.shared)
+        return [(slice(0, self.shared), slice(0, self.shared)), (own, slice(self.shared, count))]
 
     def in_first_group(self) -> Tensor:
         """For each stored channel its like in the first group, which is also its place in the widest network."""
         own = torch.arange(self.shared, self.width)
         return torch.cat([torch.arange(self.shared), own.repeat(self.groups)])
+
+
+class _Blocks(torch.autograd.Function):
+    """Blocks of a stored weight put together to another: a copy of each forward, one of its gradient backward.
+
+    Slices that are concatenated do the same, and for each of them autograd fills a gradient of the stored size with
+    zeros: with many sub-nets in a step that took a fifth of it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, stored: Tensor, channels: tuple[int, int], blocks: list[Any]) -> Tensor:
+        ctx.blocks, ctx.shape = blocks, stored.shape
+        weight = stored.new_empty(*channels, *stored.shape[2:])
+        for source, place in blocks:
+            weight[place] = stored[source]
+        return weight
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        stored = gradient.new_zeros(ctx.shape)
+        for source, place in ctx.blocks:
+            stored[source] = gradient[place]
+        return stored, None, None
 
 
 class GroupedConv2d(nn.Conv2d):
@@ -95,9 +123,9 @@ class GroupedConv2d(nn.Conv2d):
 
     def weight_of(self, path: Path, in_channels: int, out_channels: int) -> Tensor:
         """The weight of a sub-net at these numbers of channels."""
-        # Contiguous, so that the kernels and their rounding are those of a plain convolution of this size.
-        rows = self.outgoing.take(self.weight, 0, out_channels, path)
-        return self.incoming.take(rows, 1, in_channels, path).contiguous()
+        rows, columns = self.outgoing.used(out_channels, path), self.incoming.used(in_channels, path)
+        blocks = [((row, column), (to_row, to_column)) for row, to_row in rows for column, to_column in columns]
+        return _Blocks.apply(self.weight, (out_channels, in_channels), blocks)
 
     def state_of(self, path: Path) -> dict[str, Tensor]:
         """The state of the :class:`SlicedConv2d` of one sub-net."""

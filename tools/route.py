@@ -13,7 +13,7 @@ from data_plugin.tools.data_root_argument import add_data_root_argument
 from data_plugin.tools.exit_codes import user_errors_exit_2
 from data_plugin.tools.framework_help import framework_help
 from data_plugin.tools.import_argument import add_import_argument, import_modules
-from data_plugin.tools.number_arguments import whole
+from data_plugin.tools.number_arguments import sub_net, whole
 from data_plugin.tools.search_cli import command, count_or_all
 from data_plugin.utils.extras import require_installed
 
@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--path",
-        type=_path,
+        type=sub_net,
         metavar="G,G,...",
         help="take this sub-net, such as 2,0,1,3, whatever the images say (default: the one that most fall to)",
     )
@@ -113,10 +113,6 @@ def _print_next(route: Route, config: str | None, data_root: Path | None) -> Non
     print(f"  {command(f'finetune_{kind}', *trained)}")
     print("or search a network of another size in the route with:")
     print(f"  {command(f'search_{kind}', '--supernet', route.supernet, '--config', config, *root)}")
-
-
-def _path(text: str) -> tuple[int, ...]:
-    return tuple(whole(group, 0, "groups such as 2,0,1,3") for group in text.split(","))
 
 
 def _positive(text: str) -> int:

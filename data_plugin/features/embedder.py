@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,7 @@ def open_embedder(
     supernet: str | os.PathLike[str] | None,
     backbone: str | os.PathLike[str] | None,
     *,
+    path: Sequence[int] | None = None,
     arch: str,
     tap: str,
     image_size: int | None,
@@ -124,6 +126,7 @@ def open_embedder(
     Args:
         supernet: a supernet, see :func:`load_supernet`, or None.
         backbone: the folder or the file of one network's weights, or None; one of the two has to be given.
+        path: which sub-net of a supernet with groups; None where it has none.
         arch: which network of the supernet, see :func:`named_networks`.
         tap: a name of :data:`STAGE_TAPS`.
         image_size: height and width of the images; None takes those of the supernet's pre-training, and
@@ -142,7 +145,7 @@ def open_embedder(
         raise UserError(f"{tap!r} is no tap to embed at; expected {', '.join(STAGE_TAPS)}")
     upto = _up_to(STAGE_TAPS.index(tap))
     if supernet is not None:
-        loaded = load_supernet(supernet)
+        loaded = load_supernet(supernet, sub_net=None if path is None else tuple(path))
         (chosen,) = named_networks([arch], loaded.info.space)
         network = extract(loaded.query, chosen, **upto)
         input_format = loaded.info.input_format
@@ -156,6 +159,8 @@ def open_embedder(
             )
     else:
         assert backbone is not None
+        if path is not None:
+            raise UserError("a backbone is one network, and a sub-net was asked for; leave out --path")
         if arch != "largest":
             raise UserError(f"a backbone is one network, and {arch!r} was asked for; leave out --arch")
         network = _backbone(Path(backbone), upto)
@@ -175,6 +180,7 @@ def open_embedder(
         "arch": str(network.arch),
         "tap": tap,
         "file": file,
+        **({} if path is None else {"path": list(path)}),
         "statistics": "running" if calibrate is None else f"of {Path(os.path.abspath(calibrate))}",
     }
     preprocessing = {
