@@ -1,4 +1,4 @@
-"""Find the sub-net of a supernet with groups that was trained on images like yours; no labels are read."""
+"""Find the sub-net of a supernet with groups that was trained on images like yours."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from data_plugin.utils.extras import require_installed
 if TYPE_CHECKING:
     from data_plugin.routing.route import Route
 
-NEEDED = ("sklearn", "torchvision")
+NEEDED = ("torchvision",)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,10 +54,28 @@ def parser() -> argparse.ArgumentParser:
         "--opts", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="changes of the framework's config"
     )
     parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FOLDER",
+        help="labelled images, a sub-folder a class: take the sub-net that classifies each of them best by the others "
+        "(default: no labels are read)",
+    )
+    parser.add_argument(
+        "--unified", metavar="SUPERNET", help="a supernet without groups to measure on --labels beside the sub-nets"
+    )
+    parser.add_argument(
+        "--neighbours",
+        type=_positive,
+        default=20,
+        metavar="K",
+        help="labelled images that vote on the class of each (default: %(default)s)",
+    )
+    parser.add_argument(
         "--path",
         type=sub_net,
         metavar="G,G,...",
-        help="take this sub-net, such as 2,0,1,3, whatever the images say (default: the one that most fall to)",
+        help="take this sub-net, such as 2,0,1,3, whatever the images say (default: the one that most fall to, or with "
+        "--labels the most accurate)",
     )
     parser.add_argument(
         "--arch",
@@ -70,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
         type=count_or_all,
         metavar="N",
         default=1_024,
-        help="images drawn, or 'all' (default: %(default)s)",
+        help="images drawn, of --labels as well, or 'all' (default: %(default)s)",
     )
     parser.add_argument(
         "--batch-size",

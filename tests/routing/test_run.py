@@ -1,5 +1,6 @@
 """Routing from images to a sub-net with its weights and configs, and what cannot be routed."""
 
+import itertools
 import json
 import re
 import shutil
@@ -138,7 +139,7 @@ def test_a_sub_net_may_be_asked_for(trained, drawn, tmp_path):
 def test_few_images_of_two_kinds_are_said_to_be_unsure(trained, drawn, tmp_path):
     found = route(trained, drawn(red=4, green=3), tmp_path / "out")
     assert found.votes.confidence < 0.95
-    assert "but other images of the same kind might fall to another sub-net" in str(found)
+    assert "but other images of the same kind might lead to another sub-net" in str(found)
 
 
 def test_images_are_drawn_by_the_seed(trained, drawn, tmp_path):
@@ -149,6 +150,23 @@ def test_images_are_drawn_by_the_seed(trained, drawn, tmp_path):
     ]
     assert counts[0] == counts[1] != counts[2]
     assert sum(counts[0]) == 9
+
+
+def test_with_labels_the_most_accurate_sub_net_is_taken(trained, drawn, tmp_path, capsys):
+    labels = striped(tmp_path / "labels")
+    random_supernet_file(tmp_path / "unified.safetensors")
+    more = ["--labels", labels, "--neighbours", 3, "--unified", tmp_path / "unified.safetensors"]
+    assert main(arguments(trained, tmp_path / "out", *more)) == 0
+    said, found = capsys.readouterr().out, json.loads((tmp_path / "out" / "route.json").read_text())
+    by_sub_net = found["accuracies"]["by_sub_net"]
+    paths = list(itertools.product(range(2), repeat=2))
+    assert found["route"] == list(paths[int(np.argmax(by_sub_net))]) == found["accuracies"]["best"]
+    assert found["votes"]["images"] == found["accuracies"]["images"] == 24
+    assert (found["neighbours"], found["labels"]) == (3, str(labels))
+    assert "of 24 labelled images the route is right on" in said
+    assert f"the unified network is right on {found['accuracies']['unified']:.1%}" in said
+    assert load_supernet(tmp_path / "out" / "supernet.safetensors").info.training["sub_net"]["path"] == found["route"]
+    assert "What labels say" in (tmp_path / "out" / "route.html").read_text()
 
 
 @pytest.mark.slow
@@ -172,6 +190,18 @@ def test_a_browser_shows_the_page_without_a_network(trained, drawn, tmp_path):
     assert (np.abs(picture - (0x2C, 0x7A, 0x3F)).sum(axis=2) < 12).sum() > 500
 
 
+def striped(folder):
+    """Two classes of grey images with noise: of horizontal and of vertical stripes."""
+    rng = np.random.default_rng(0)
+    for name in ("across", "along"):
+        (folder / name).mkdir(parents=True)
+        for index in range(12):
+            stripes = 128 + 60 * np.sign(np.sin(np.arange(40) + rng.uniform(0, 6)))[:, None] * np.ones(40)
+            pixels = (stripes if name == "across" else stripes.T)[:, :, None] + rng.normal(0, 60, (40, 40, 3))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name / f"{index}.png")
+    return folder
+
+
 WRONG = {
     "no groups": (["--supernet", "plain.safetensors"], "is a supernet without groups; expected one that data-pretrain"),
     "other codes": (["--codes", "others"], "was trained with other codes than those in others; give the folder of"),
@@ -184,6 +214,13 @@ WRONG = {
     "a framework without a config": (["--framework", "mmdet"], "framework was given, which is for a framework's "),
     "no config of that name": (["--config", "missing_config"], "missing_config"),
     "out is not empty": (["--out", "others"], "the output folder others is not empty; name another or add --overwrite"),
+    "a unified network without labels": (["--unified", "plain.safetensors"], "on labelled images, and there are none"),
+    "a unified network with groups": (
+        ["--labels", "labels", "--unified", "trained.safetensors"],
+        "holds 4 sub-nets, and one supernet was expected",
+    ),
+    "labels of one class": (["--labels", "task"], "does not hold a sub-folder of images for each class"),
+    "too few labels": (["--labels", "labels", "--neighbours", "24"], "k is 24, but there are 23 training images"),
     "codes without their network": (["--codes", "bare"], "bare was made without the network of its features"),
 }
 """What is wrong with a command, and what the sentence says."""
@@ -200,9 +237,11 @@ def test_what_cannot_be_routed_is_said_and_nothing_is_written(fault, trained, dr
         from data_plugin import cluster_store
 
         cluster_store(trained.codes.parent / "store", out="others", levels=2, children=2, random=True)
+    if fault in ("too few labels", "a unified network with groups"):
+        striped(tmp_path / "labels")
+        (tmp_path / "trained.safetensors").symlink_to(trained.supernet)
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "cat.jpg").write_bytes(b"")
-    before = sorted(tmp_path.rglob("*"))
     images = drawn(red=2)
     before = sorted(tmp_path.rglob("*"))
     assert main(arguments(trained, "out", "--images", images, *more)) == 2
