@@ -14,7 +14,7 @@ from data_plugin.tools.exit_codes import user_errors_exit_2
 from data_plugin.tools.framework_help import framework_help
 from data_plugin.tools.import_argument import add_import_argument, import_modules
 from data_plugin.tools.number_arguments import sub_net, whole
-from data_plugin.tools.search_cli import command, count_or_all
+from data_plugin.tools.search_cli import command, count_or_all, require_outside
 from data_plugin.utils.extras import require_installed
 
 if TYPE_CHECKING:
@@ -106,6 +106,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, route, say which sub-net it is and what to do with it."""
     arguments = vars(parser().parse_args(argv))
+    if arguments["overwrite"]:
+        read = ("supernet", "codes", "images", "data_root", "labels", "unified")
+        require_outside(arguments["out"], {name: Path(arguments[name]) for name in read if arguments[name] is not None})
     require_installed(NEEDED, extra="pretrain")
     from data_plugin.routing.run import route_supernet
 

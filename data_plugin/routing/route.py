@@ -51,6 +51,7 @@ class Route:
         similarity: of the images to what networks were trained on.
         configs: what trains the network as it is, in the folder of the backbone.
         accuracies: of all sub-nets on labelled images; None without labels.
+        control: whether the images of the pre-training were dealt to sub-nets at random.
     """
 
     out: Path
@@ -60,6 +61,7 @@ class Route:
     similarity: Similarity
     configs: Sequence[Path]
     accuracies: Accuracies | None = None
+    control: bool = False
 
     @property
     def supernet(self) -> Path:
@@ -84,6 +86,8 @@ class Route:
             if measured is None
             else (measured.best, "it is the most accurate", measured.confidence)
         )
+        if self.control:
+            found.append("the images of the pre-training were dealt at random: no sub-net saw more like these than all")
         if self.path != best:
             found.append(f"{in_words(best)} would be the route, since {why}; {in_words(self.path)} was asked for")
         if confidence < SURE:
@@ -114,7 +118,7 @@ class Route:
             f"route {in_words(self.path)}: {votes.share(self.path):.1%} of {votes.images} images fall to this one of "
             f"{len(votes.counts)} sub-nets; by its digits, one after the other: {by_level}",
             f"then {', '.join(others) if others else 'none'}; all images spread as if over {votes.spread:.1f} sub-nets",
-            f"{in_words(votes.first)} has most of them in {votes.confidence:.1%} of {RESAMPLES:,} resamples of the images",
+            f"{in_words(votes.first)} has most of them in {votes.confidence:.1%} of {RESAMPLES:,} resamples",
             f"mean similarity of the images to those that the route saw: {self.route_similarity:.3f}; to all, which a "
             f"unified network sees: {similarity.whole:.3f}; each to those of its own sub-net: {similarity.nearest:.3f}",
             *([] if self.accuracies is None else _labelled(self.accuracies, self.path, votes.first)),

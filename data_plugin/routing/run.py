@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from data_plugin import __version__
 from data_plugin.backbones.data_resnet import DATAResNet
@@ -118,9 +119,12 @@ def route_supernet(
     if unified is not None and labels is None:
         raise UserError("a unified supernet is measured on labelled images, and there are none; give labels")
     beside = None if unified is None else load_supernet(unified)
+    if beside is not None:
+        loaded.info.input_format.require(beside.info.input_format, f"the pre-training of {os.fspath(unified or '')}")
     if config is None and images is None:
         images = labels
-    embedder = read_embedder(opened.folder / NETWORK, opened.header.store, pick_device(device))
+    place = pick_device(device)
+    embedder = read_embedder(opened.folder / NETWORK, opened.header.store, place)
     task = _task(supernet, loaded, config, images, framework, data_root, classes, options)
     source = _as_embedded(task, None if config else images, loaded.info.input_format, embedder)
 
@@ -139,16 +143,24 @@ def route_supernet(
             count=image_count,
             neighbours=neighbours,
             seed=seed,
-            device=pick_device(device),
+            device=place,
         )
     found = votes.first if measured is None else measured.best
     taken = found if path is None else tuple(path)
     sub_net = loaded.along(taken)
     calibration = draw_batches(task.images, min(CALIBRATED_ON, len(features)), batch_size, seed)
-    network = _network(sub_net, chosen, task, calibration, device)
-    configs = [folder / BACKBONE / name for name in task.configs]
+    network = _network(sub_net, chosen, task, calibration, place)
     leaves = leaf_numbers(digits, opened.header.children)
-    route = Route(folder, taken, chosen, votes, _similarity(features, leaves, opened), configs, measured)
+    route = Route(
+        folder,
+        taken,
+        chosen,
+        votes,
+        _similarity(features, leaves, opened),
+        configs=[folder / BACKBONE / name for name in task.configs],
+        accuracies=measured,
+        control=opened.header.random,
+    )
     about = {
         "supernet": {"path": os.fspath(supernet), "sha256": file_hash(Path(supernet))},
         "codes": {"path": str(opened.folder), "fingerprint": opened.fingerprint()},
@@ -242,9 +254,9 @@ def _similarity(features: np.ndarray, leaves: np.ndarray, codes: Codes) -> Simil
     )
 
 
-def _network(sub_net: Supernet, arch: Arch, task: Downstream, batches: ImageBatches, device: str) -> DATAResNet:
+def _network(sub_net: Supernet, arch: Arch, task: Downstream, batches: ImageBatches, place: torch.device) -> DATAResNet:
     """One network of the sub-net, with batch-norm statistics of the task's images, as a search leaves its winners."""
-    searcher = Searcher(sub_net.at(pick_device(device), **task.resolution.options()), task.taps)
+    searcher = Searcher(sub_net.at(place, **task.resolution.options()), task.taps)
     with progress_over(sum(map(len, batches.parts)), "images for the batch norms") as advance:
         (network,) = searcher.extract([arch], batches, advance)
     return network

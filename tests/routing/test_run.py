@@ -142,6 +142,11 @@ def test_few_images_of_two_kinds_are_said_to_be_unsure(trained, drawn, tmp_path)
     assert "but other images of the same kind might lead to another sub-net" in str(found)
 
 
+def test_sub_nets_on_random_codes_are_a_control_and_said_to_be(control, drawn, tmp_path):
+    found = route(control, drawn(red=4), tmp_path / "out")
+    assert "but the images of the pre-training were dealt at random" in str(found)
+
+
 def test_images_are_drawn_by_the_seed(trained, drawn, tmp_path):
     images = drawn(red=8, green=8, blue=8, grey=8)
     counts = [
@@ -221,7 +226,11 @@ WRONG = {
     ),
     "labels of one class": (["--labels", "task"], "does not hold a sub-folder of images for each class"),
     "too few labels": (["--labels", "labels", "--neighbours", "24"], "k is 24, but there are 23 training images"),
-    "codes without their network": (["--codes", "bare"], "bare was made without the network of its features"),
+    "an output folder that holds the codes": (
+        ["--codes", "task/bare", "--out", "task", "--overwrite"],
+        "--overwrite would delete the codes task/bare with the output folder task; name another",
+    ),
+    "codes without their network": (["--codes", "task/bare"], "bare was made without the network of its features"),
 }
 """What is wrong with a command, and what the sentence says."""
 
@@ -231,8 +240,8 @@ def test_what_cannot_be_routed_is_said_and_nothing_is_written(fault, trained, dr
     more, message = WRONG[fault]
     monkeypatch.chdir(tmp_path)
     random_supernet_file(tmp_path / "plain.safetensors")
-    shutil.copytree(trained.codes, "bare")
-    (tmp_path / "bare" / "network.safetensors").unlink()
+    shutil.copytree(trained.codes, "task/bare")
+    (tmp_path / "task" / "bare" / "network.safetensors").unlink()
     if fault in ("other codes", "out is not empty"):
         from data_plugin import cluster_store
 
