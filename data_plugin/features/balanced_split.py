@@ -63,8 +63,8 @@ def deal(similarities: np.ndarray, least: int, most: int) -> np.ndarray:
 
     Args:
         similarities: (N, K), of every image to every cluster.
-        least: images of a cluster at the least.
-        most: images of a cluster at the most.
+        least: images of a cluster at the least, N / K at the most.
+        most: images of a cluster at the most, N / K at the least.
 
     Returns:
         The number of each image's cluster, (N,).
@@ -110,7 +110,7 @@ def _sizes_near(counts: np.ndarray, least: int, most: int) -> np.ndarray:
     sizes = counts.clip(least, most)
     while left := int(counts.sum() - sizes.sum()):
         free = np.flatnonzero(sizes < most) if left > 0 else np.flatnonzero(sizes > least)
-        step = left // len(free) if abs(left) >= len(free) else (1 if left > 0 else -1)
+        step = int(left / len(free)) or (1 if left > 0 else -1)
         moved = free[: abs(left)]
         sizes[moved] = (sizes[moved] + step).clip(least, most)
     return sizes
