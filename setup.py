@@ -50,6 +50,8 @@ setup(
         "data_plugin": [
             "py.typed",
             "coreset/*.j2",
+            "features/*.j2",
+            "routing/*.j2",
             "search/report/*.j2",
             "pretrain/recipes/*.toml",
             "supernet/shipped/*",
@@ -74,6 +76,8 @@ setup(
         "console_scripts": [
             "data-pretrain = data_plugin.tools.pretrain:main",
             "data-embed = data_plugin.tools.embed:main",
+            "data-cluster = data_plugin.tools.cluster:main",
+            "data-route = data_plugin.tools.route:main",
             "data-select = data_plugin.tools.select_coreset:main",
             "data-evaluate = data_plugin.tools.evaluate:main",
             "data-convert-checkpoint = data_plugin.tools.convert_checkpoint:main",

@@ -7,20 +7,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from data_plugin.backbones.bottleneck import block_dilation, initialise, recomputes
+from data_plugin.backbones.bottleneck import block_dilation, initialise
 from data_plugin.backbones.freezing import freeze_stages
 from data_plugin.backbones.sliced import SlicedBatchNorm2d, SlicedConv2d
+from data_plugin.backbones.sliced_resnet import SlicedBottleneck, SlicedResNet
 from data_plugin.space.arch import EXPANSION, STAGES, Arch
 from data_plugin.space.cost import STRIDES
 from data_plugin.space.search_space import SearchSpace
-from data_plugin.utils.errors import UserError
 
 
-class DynamicBottleneck(nn.Module):
-    """A bottleneck that runs at any width up to its own.
+class DynamicBottleneck(SlicedBottleneck[int]):
+    """A bottleneck that runs at any width up to its own on the first channels of its layers.
 
     Args:
         in_channels: most channels that the input may have.
@@ -30,32 +28,14 @@ class DynamicBottleneck(nn.Module):
         shortcut: whether a 1x1 convolution carries the input to the block's output shape.
     """
 
-    def __init__(self, in_channels: int, width: int, stride: int, dilation: int, shortcut: bool) -> None:
-        super().__init__()
-        out_channels = EXPANSION * width
-        self.conv1 = SlicedConv2d(in_channels, width, 1, bias=False)
-        self.bn1 = SlicedBatchNorm2d(width)
-        self.conv2 = SlicedConv2d(width, width, 3, stride, padding=dilation, dilation=dilation, bias=False)
-        self.bn2 = SlicedBatchNorm2d(width)
-        self.conv3 = SlicedConv2d(width, out_channels, 1, bias=False)
-        self.bn3 = SlicedBatchNorm2d(out_channels)
-        self.downsample = (
-            nn.ModuleList(
-                [SlicedConv2d(in_channels, out_channels, 1, stride, bias=False), SlicedBatchNorm2d(out_channels)]
-            )
-            if shortcut
-            else None
-        )
+    conv2: SlicedConv2d
+    bn1: SlicedBatchNorm2d
+    bn2: SlicedBatchNorm2d
+    bn3: SlicedBatchNorm2d
 
-    def forward(self, x: Tensor, width: int) -> Tensor:
-        """Map (N, C, H, W) to (N, 4 * width, H / stride, W / stride)."""
-        out = F.relu(self.bn1(self.conv1(x, width)), inplace=True)
-        out = F.relu(self.bn2(self.conv2(out, width)), inplace=True)
-        out = self.bn3(self.conv3(out, EXPANSION * width))
-        if self.downsample is not None:
-            convolution, norm = self.downsample
-            x = norm(convolution(x, EXPANSION * width))
-        return F.relu(out + x, inplace=True)
+    def __init__(self, in_channels: int, width: int, stride: int, dilation: int, shortcut: bool) -> None:
+        layers = SlicedConv2d, SlicedBatchNorm2d
+        super().__init__(in_channels, width, EXPANSION * width, stride, dilation, shortcut, *layers)
 
     def norms(self, width: int) -> list[tuple[SlicedBatchNorm2d, int]]:
         """The batch norms that a call at this width uses, and how many of their channels."""
@@ -65,7 +45,7 @@ class DynamicBottleneck(nn.Module):
         return norms
 
 
-class DynamicResNet(nn.Module):
+class DynamicResNet(SlicedResNet[DynamicBottleneck]):
     """A weight-sharing ResNet that runs any network inside its space's largest (DATA, section 3.2).
 
     The architecture is an argument of every call and never state: two calls with different architectures may
@@ -94,13 +74,9 @@ class DynamicResNet(nn.Module):
         with_cp: bool = False,
         contract_dilation: bool = False,
     ) -> None:
-        super().__init__()
-        self.space = space
-        self.with_cp = with_cp
+        super().__init__(space, with_cp)
         self.frozen_stages = frozen_stages
         largest = space.largest
-        self.conv1 = SlicedConv2d(3, largest.stem, 7, 2, padding=3, bias=False)
-        self.bn1 = SlicedBatchNorm2d(largest.stem)
         incoming = largest.stem
         for index in range(STAGES):
             width, blocks = largest.width[index], []
@@ -136,11 +112,6 @@ class DynamicResNet(nn.Module):
             height, width = -(-height // stride), -(-width // stride)
         return height, width
 
-    def stem(self, x: Tensor, width: int) -> Tensor:
-        """Map images (N, 3, H, W) to the stem's features (N, width, H / 4, W / 4)."""
-        x = F.relu(self.bn1(self.conv1(x, width)), inplace=True)
-        return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
-
     def stage(self, index: int, x: Tensor, width: int, depth: int, start: int = 0) -> Tensor:
         """Run blocks ``start`` to ``depth`` of one stage.
 
@@ -157,17 +128,11 @@ class DynamicResNet(nn.Module):
         Returns:
             The stage's features (N, 4 * width, H / stride, W / stride).
         """
-        for block in self.blocks(index)[start:depth]:
-            x = checkpoint(block, x, width, use_reentrant=False) if recomputes(self.with_cp, x) else block(x, width)
-        return x
+        return self._stage(index, x, width, depth, start)
 
     def stem_norms(self, width: int) -> list[tuple[SlicedBatchNorm2d, int]]:
         """The batch norm that the stem uses at this width, and how many of its channels."""
         return [(self.bn1, width)]
-
-    def blocks(self, index: int) -> list[DynamicBottleneck]:
-        """All blocks of one stage, 0 to 3."""
-        return list(self.get_submodule(f"layer{index + 1}").children())  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, arch: Arch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Run one network.
@@ -182,14 +147,7 @@ class DynamicResNet(nn.Module):
         Raises:
             UserError: if ``arch`` does not fit inside the largest network.
         """
-        if not arch.fits_inside(self.space.largest):
-            raise UserError(f"{arch} does not fit inside this supernet, whose largest network is {self.space.largest}")
-        x = self.stem(x, arch.stem)
-        features = []
-        for index in range(STAGES):
-            x = self.stage(index, x, arch.width[index], arch.depth[index])
-            features.append(x)
-        return features[0], features[1], features[2], features[3]
+        return self._maps(x, arch)
 
     def train(self, mode: bool = True) -> DynamicResNet:
         """Set training or evaluation mode; frozen stages stay in evaluation mode."""

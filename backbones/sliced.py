@@ -25,15 +25,15 @@ class SlicedConv2d(nn.Conv2d):
 
 
 class SlicedBatchNorm2d(nn.BatchNorm2d):
-    """A batch norm that uses, and in training updates, the first channels of its parameters and statistics."""
+    """A batch norm that uses, and in training updates, some channels of its parameters and statistics."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``x`` (N, C, H, W), C at most ``num_features``."""
-        channels = x.shape[1]
-        weight, bias = (value[:channels] if self.affine else None for value in (self.weight, self.bias))
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """Normalise ``x`` (N, C, H, W), C at most ``num_features``, with the C channels from ``start`` on."""
+        used = slice(start, start + x.shape[1])
+        weight, bias = (value[used] if self.affine else None for value in (self.weight, self.bias))
         if self.training and not self.track_running_stats:
             return F.batch_norm(x, None, None, weight, bias, True, 0.0, self.eps)
-        mean, var = self.get_buffer("running_mean")[:channels], self.get_buffer("running_var")[:channels]
+        mean, var = self.get_buffer("running_mean")[used], self.get_buffer("running_var")[used]
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         return F.batch_norm(x, mean, var, weight, bias, self.training, self.momentum or 0.0, self.eps)

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from data_plugin.backbones.data_resnet import DATAResNet
     from data_plugin.coreset.run import select_coreset
+    from data_plugin.features.clustering import cluster_store
     from data_plugin.features.run import embed_images
     from data_plugin.pretrain.run import pretrain_supernet
+    from data_plugin.routing.run import route_supernet
     from data_plugin.search.run import search_supernet
     from data_plugin.space.arch import Arch
     from data_plugin.space.search_space import SearchSpace
@@ -25,9 +27,11 @@ __all__ = [
     "DATAResNet",
     "SearchSpace",
     "UserError",
+    "cluster_store",
     "embed_images",
     "load_supernet",
     "pretrain_supernet",
+    "route_supernet",
     "search_supernet",
     "select_coreset",
 ]
@@ -38,9 +42,11 @@ _HOMES = {
     "DATAResNet": "backbones.data_resnet",
     "SearchSpace": "space.search_space",
     "UserError": "utils.errors",
+    "cluster_store": "features.clustering",
     "embed_images": "features.run",
     "load_supernet": "supernet.checkpoint",
     "pretrain_supernet": "pretrain.run",
+    "route_supernet": "routing.run",
     "search_supernet": "search.run",
     "select_coreset": "coreset.run",
 }

@@ -16,9 +16,11 @@ from torch import nn
 
 from data_plugin import SearchSpace
 from data_plugin.backbones import DynamicResNet
+from data_plugin.features.codes import Codes, CodesHeader, fingerprint_of, leaf_sizes, write_codes
 from data_plugin.features.store import EmbeddingStore, StoreHeader, make_store, write_shard
 from data_plugin.images.batch import ImageBatches, ImageSource, LoadedImage
 from data_plugin.images.drawn_voc import CLASSES as DRAWN_CLASSES
+from data_plugin.images.image_files import Images
 from data_plugin.images.input_format import InputFormat
 from data_plugin.search.downstream import Downstream
 from data_plugin.space import cost
@@ -291,3 +293,37 @@ def written_store(folder: Path, features: np.ndarray, shard_size: int = 7, **cha
         described = ([names[index] for index in part], [pixels[index] for index in part], [])
         write_shard(folder, shard, features[part], *described)
     return EmbeddingStore(folder)
+
+
+def written_codes(
+    folder: Path, images: Images, digits: Sequence[Sequence[int]], children: int, unreadable: Sequence[str] = ()
+) -> Codes:
+    """Given codes of images, whose parts have centroids of random features.
+
+    Args:
+        folder: the codes.
+        images: the images.
+        digits: a row for each of them that can be read.
+        children: parts of every part.
+        unreadable: names of those that cannot.
+    """
+    rows = np.array(digits, np.uint8)
+    levels, dim = rows.shape[1], 6
+    names = [name for name in images.names if name not in unreadable]
+    source = {"path": str(images.root), "root": str(images.root), "images": len(images)}
+    store = StoreHeader(
+        {"sha256": "0", "arch": "d1-1-1-1_w4-4-8-8-16", "tap": "C5", "file": "s.safetensors"},
+        {"resize": 37, "centre_crop": 32},
+        {**source, "fingerprint": images.fingerprint()},
+        dim,
+        7,
+    )
+    sizes, similar = leaf_sizes(rows, children), (0.5,) * levels
+    fingerprint = fingerprint_of(rows, names, list(unreadable))
+    header = CodesHeader(levels, children, 0, False, len(rows), sizes, similar, similar, fingerprint, store)
+    rng = np.random.default_rng(0)
+    centroids = [rng.normal(size=(children**level, dim)) for level in range(levels + 1)]
+    centroids = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in centroids]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_codes(Codes(folder, header, rows, names, list(unreadable)), centroids, folder, "<p>codes</p>")
+    return Codes.read(folder)

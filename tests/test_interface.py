@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 from samples import SMALL_C4
 
-from data_plugin import DATAResNet, embed_images, search_supernet, select_coreset
+from data_plugin import DATAResNet, cluster_store, embed_images, route_supernet, search_supernet, select_coreset
 from data_plugin.frameworks.framework import Framework
 from data_plugin.images.drawn_voc import draw_voc
 from data_plugin.search.found import Search
 from data_plugin.search.run import SearchOptions
 from data_plugin.search.strategies.sample import Sample
+from data_plugin.tools import cluster as cluster_tool
 from data_plugin.tools import embed as embed_tool
 from data_plugin.tools import pretrain as pretrain_tool
+from data_plugin.tools import route as route_tool
 from data_plugin.tools import search_cls
 from data_plugin.tools import select_coreset as select_tool
 from data_plugin.tools.search_config_cli import add_config_search_arguments
@@ -109,6 +111,17 @@ def test_embedding_and_selection_have_the_options_of_their_tools_with_their_defa
         assert found.keys() - tool.keys() == alone
         same = tool.keys() - {"open_set", "target"}  # which the tool may be given as images
         assert {name: found[name].default for name in same} == {name: tool[name] for name in same}
+
+
+def test_clustering_has_the_options_of_its_tool_with_their_defaults():
+    found = {name: each.default for name, each in parameters(cluster_store).items()}
+    assert found == defaults_of_tool(cluster_tool.parser(), set(), {})
+
+
+def test_routing_has_the_options_of_its_tool_with_their_defaults():
+    tool = defaults_of_tool(route_tool.parser(), {"imports"}, {"opts": "options"})
+    found = {name: each.default for name, each in parameters(route_supernet).items()}
+    assert found == tool | {"options": ()}
 
 
 def test_a_search_has_the_options_of_its_tool_with_their_defaults():

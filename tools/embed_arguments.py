@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_plugin.tools.number_arguments import whole
+from data_plugin.tools.number_arguments import sub_net, whole
 from data_plugin.utils.workers import spare_cores
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 NAMES = (
     "supernet",
     "backbone",
+    "path",
     "arch",
     "tap",
     "image_size",
@@ -39,6 +40,12 @@ def add_embed_arguments(parser: argparse.ArgumentParser) -> None:
     )
     network.add_argument(
         "--backbone", type=Path, help="one network: the folder of a search's winner, or a file of a ResNet's weights"
+    )
+    parser.add_argument(
+        "--path",
+        type=sub_net,
+        metavar="GROUPS",
+        help="which sub-net of a supernet that was trained with --codes, such as 2,0,1,3",
     )
     parser.add_argument(
         "--arch",

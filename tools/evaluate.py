@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_plugin.tools.exit_codes import user_errors_exit_2
-from data_plugin.tools.number_arguments import part
+from data_plugin.tools.number_arguments import part, sub_net
 from data_plugin.tools.quiet_lightning import quiet_lightning
 from data_plugin.utils.extras import require_installed
 from data_plugin.utils.workers import spare_cores
@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.arch,
         args.train,
         args.val,
+        path=args.path,
         image_size=args.image_size,
         untrained=args.untrained,
         device=args.device,
@@ -108,6 +109,12 @@ def _shared_arguments() -> argparse.ArgumentParser:
         required=True,
         help="networks: smallest, middle, largest, a string such as d3-2-17-3_w32-48-96-192-512, a file with an "
         "architecture, or the folder of a search's winner",
+    )
+    shared.add_argument(
+        "--path",
+        type=sub_net,
+        metavar="GROUPS",
+        help="which sub-net of a supernet that was trained with --codes, such as 2,0,1,3",
     )
     shared.add_argument("--train", type=Path, required=True, help="folder with a sub-folder of images for each class")
     shared.add_argument("--val", type=Path, required=True, help="the same for measuring accuracy")

@@ -1,4 +1,4 @@
-"""Whole numbers, sizes and parts as arguments of tools."""
+"""Whole numbers, sizes, parts and paths of sub-nets as arguments of tools."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ def whole(text: str, least: int, expected: str) -> int:
 def iterations(text: str) -> int:
     """The length of a training."""
     return whole(text, least=1, expected="a number of iterations, at least 1")
+
+
+def sub_net(text: str) -> tuple[int, ...]:
+    """The path of a sub-net, from its groups with commas between them."""
+    return tuple(whole(group, 0, "groups such as 2,0,1,3") for group in text.split(","))
 
 
 def part(text: str) -> float:

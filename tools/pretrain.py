@@ -117,6 +117,12 @@ def parser() -> argparse.ArgumentParser:
         "--knn-every", type=float, default=10, metavar="EPOCHS", help="epochs between two (default: %(default)s)"
     )
     parser.add_argument(
+        "--codes",
+        metavar="FOLDER",
+        help="codes of the images, as data-cluster makes them, for a recipe such as micro_sdr: many sub-nets, each "
+        "trained on the images of one code",
+    )
+    parser.add_argument(
         "--checkpoint-every", type=int, default=500, metavar="STEPS", help="steps between checkpoints (default: 500)"
     )
     parser.add_argument(
@@ -174,6 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with_cp=args.with_cp,
         views_on=args.views_on,
         knn=Labelled(args.knn_train, args.knn_val, args.knn_every) if args.knn_train else None,
+        codes=args.codes,
         checkpoint_every=args.checkpoint_every,
         init=args.init,
         resume=args.resume,

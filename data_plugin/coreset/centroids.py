@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from sklearn.cluster import KMeans
-from sklearn.preprocessing import normalize
+
+from data_plugin.features.unit_vectors import unit_vectors
 
 CLUSTERS = 100
 """Centroids of a target, as in SimCore."""
-
-GRID = 2.0**24
-"""What the centroids' numbers are whole parts of.
-
-Those of features in half precision are, too, so products of the two are whole parts of its square, and as neither is
-longer than 1 a sum of them has 49 bits at the most: in double precision similarities are exact. They depend on no order
-of summation, be it that of a block, of a thread or of a process, and equal images are equally near wherever they stand.
-"""
 
 
 def centroids_of(features: np.ndarray, clusters: int = CLUSTERS, seed: int = 0) -> np.ndarray:
@@ -27,9 +20,8 @@ def centroids_of(features: np.ndarray, clusters: int = CLUSTERS, seed: int = 0) 
         seed: of the clusters' start.
 
     Returns:
-        (K, C) in double precision, rounded to whole parts of :data:`GRID`.
+        (K, C) in double precision, see :func:`~data_plugin.features.unit_vectors.unit_vectors`.
     """
-    found = features.astype(np.float64)
     if len(features) > clusters:
-        found = KMeans(clusters, random_state=seed).fit(features).cluster_centers_.astype(np.float64)
-    return np.round(normalize(found) * GRID) / GRID
+        return unit_vectors(KMeans(clusters, random_state=seed).fit(features).cluster_centers_)
+    return unit_vectors(features)

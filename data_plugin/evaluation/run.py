@@ -28,6 +28,7 @@ def open_evaluation(
     train: Path,
     val: Path,
     *,
+    path: Sequence[int] | None = None,
     image_size: int | None = None,
     untrained: bool = False,
     device: str = "auto",
@@ -41,6 +42,7 @@ def open_evaluation(
         archs: see :func:`named_networks`.
         train: labelled folder.
         val: labelled folder with the same classes.
+        path: which sub-net of a supernet with groups; None where it has none.
         image_size: height and width of a network's input; None takes the pre-training's.
         untrained: draw the supernet's weights at random, as a baseline, instead of reading them.
         device: see :func:`pick_device`.
@@ -54,7 +56,7 @@ def open_evaluation(
         UserError: if anything that the user gave does not fit.
     """
     place = pick_device(device)
-    loaded = load_supernet(supernet)
+    loaded = load_supernet(supernet, sub_net=None if path is None else tuple(path))
     size = pretrained_size(supernet, loaded.info) if image_size is None else image_size
     networks = named_networks(archs, loaded.info.space)
     train_images, val_images = labelled_folder(train), labelled_folder(val)
@@ -79,6 +81,7 @@ def open_evaluation(
             "sha256": file_hash(named_supernet(supernet)),
             "method": loaded.info.method,
             "saw_labels": loaded.info.saw_labels,
+            **({} if path is None else {"path": list(path)}),
         },
         "weights": "untrained" if untrained else "trained",
         "train": {"folder": str(train), "images": len(train_images)},

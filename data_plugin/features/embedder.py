@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.backbones.extract import extract
+from data_plugin.features.store import StoreHeader
 from data_plugin.images.calibration import calibration_images
 from data_plugin.images.crops import Transform, centre_crop
 from data_plugin.images.input_format import InputFormat
-from data_plugin.space.arch import STAGE_TAPS
+from data_plugin.space.arch import STAGE_TAPS, Arch
 from data_plugin.supernet.calibration import calibrate as calibrate_networks
 from data_plugin.supernet.checkpoint import load_supernet, pretrained_size
 from data_plugin.supernet.foreign_weights import read_backbone
 from data_plugin.supernet.named_networks import named_networks
 from data_plugin.utils.errors import UserError
+from data_plugin.utils.files import write_whole
 from data_plugin.utils.ranks import from_first, rank
-from data_plugin.utils.tensor_files import content_hash
+from data_plugin.utils.tensor_files import content_hash, read_tensors, require_matching
 
 IMAGE_SIZE = 224
 """Height and width of the images where nothing says at which size a network was trained."""
@@ -69,11 +73,46 @@ class Embedder:
         (feature_map,) = self.network(images.to(device, memory_format=torch.channels_last))
         return F.normalize(feature_map.mean(dim=(2, 3)), dim=1).half().cpu().numpy()
 
+    def save(self, path: Path) -> None:
+        """Write the network's weights, for :func:`read_embedder`."""
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
+        header = {"format": "pt", "arch": str(self.network.arch)}
+        write_whole(path, lambda temporary: save_file(weights, temporary, metadata=header))
+
+
+def read_embedder(path: Path, header: StoreHeader, device: torch.device) -> Embedder:
+    """The network that the features of a store are of, and its preprocessing.
+
+    Args:
+        path: the network's weights, in the folder of the store or of what was made of it.
+        header: the store's.
+        device: where to compute.
+
+    Raises:
+        UserError: if there is no such file, or it holds another network.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"{path.parent} was made without the network of its features, by an earlier version; make it again, from "
+            "data-embed on"
+        )
+    arch, stage = Arch.parse(header.network["arch"]), STAGE_TAPS.index(header.network["tap"])
+    network = DATAResNet(arch, **_up_to(stage))
+    weights, _ = read_tensors(path)
+    require_matching(path, weights, network.state_dict(), "the network of these features")
+    network.load_state_dict(weights)
+    if content_hash(network.state_dict(), str(arch)) != header.network["sha256"]:
+        raise UserError(f"{path} is damaged: it is not the network of these features; copy it again")
+    preprocessing = dict(header.preprocessing)
+    transform = centre_crop(preprocessing["centre_crop"], InputFormat.from_json(preprocessing["input_format"]))
+    return Embedder(network.eval().to(device), transform, dict(header.network), preprocessing)
+
 
 def open_embedder(
     supernet: str | os.PathLike[str] | None,
     backbone: str | os.PathLike[str] | None,
     *,
+    path: Sequence[int] | None = None,
     arch: str,
     tap: str,
     image_size: int | None,
@@ -87,6 +126,7 @@ def open_embedder(
     Args:
         supernet: a supernet, see :func:`load_supernet`, or None.
         backbone: the folder or the file of one network's weights, or None; one of the two has to be given.
+        path: which sub-net of a supernet with groups; None where it has none.
         arch: which network of the supernet, see :func:`named_networks`.
         tap: a name of :data:`STAGE_TAPS`.
         image_size: height and width of the images; None takes those of the supernet's pre-training, and
@@ -103,10 +143,9 @@ def open_embedder(
         raise UserError("features are those of one network; expected either a supernet or a backbone")
     if tap not in STAGE_TAPS:
         raise UserError(f"{tap!r} is no tap to embed at; expected {', '.join(STAGE_TAPS)}")
-    stage = STAGE_TAPS.index(tap)
-    upto: dict[str, Any] = {"out_indices": (stage,), "num_stages": stage + 1}
+    upto = _up_to(STAGE_TAPS.index(tap))
     if supernet is not None:
-        loaded = load_supernet(supernet)
+        loaded = load_supernet(supernet, sub_net=None if path is None else tuple(path))
         (chosen,) = named_networks([arch], loaded.info.space)
         network = extract(loaded.query, chosen, **upto)
         input_format = loaded.info.input_format
@@ -120,6 +159,8 @@ def open_embedder(
             )
     else:
         assert backbone is not None
+        if path is not None:
+            raise UserError("a backbone is one network, and a sub-net was asked for; leave out --path")
         if arch != "largest":
             raise UserError(f"a backbone is one network, and {arch!r} was asked for; leave out --arch")
         network = _backbone(Path(backbone), upto)
@@ -139,6 +180,7 @@ def open_embedder(
         "arch": str(network.arch),
         "tap": tap,
         "file": file,
+        **({} if path is None else {"path": list(path)}),
         "statistics": "running" if calibrate is None else f"of {Path(os.path.abspath(calibrate))}",
     }
     preprocessing = {
@@ -147,6 +189,11 @@ def open_embedder(
         "input_format": input_format.to_json(),
     }
     return Embedder(network, transform, description, preprocessing)
+
+
+def _up_to(stage: int) -> dict[str, Any]:
+    """Options of a network that ends at a stage and returns its map."""
+    return {"out_indices": (stage,), "num_stages": stage + 1}
 
 
 def _backbone(path: Path, upto: dict[str, Any]) -> DATAResNet:

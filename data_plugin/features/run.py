@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data_plugin.features.embedder import Embedder, open_embedder
-from data_plugin.features.store import EmbeddingStore, StoreHeader, make_store, write_shard
+from data_plugin.features.store import NETWORK, EmbeddingStore, StoreHeader, make_store, write_shard
 from data_plugin.images.crops import Transform
 from data_plugin.images.image_files import Images
 from data_plugin.images.open import open_images
@@ -34,6 +34,7 @@ def embed_images(
     out: str | os.PathLike[str],
     supernet: str | os.PathLike[str] | None = None,
     backbone: str | os.PathLike[str] | None = None,
+    path: Sequence[int] | None = None,
     arch: str = "largest",
     tap: str = "C5",
     image_size: int | None = None,
@@ -56,6 +57,7 @@ def embed_images(
         supernet: a supernet's file, or "shipped" for the one that comes with the package; either this or ``backbone``.
         backbone: one network's weights: a winner's folder, or a file of a ResNet of bottlenecks. Its images are
             normalised with ImageNet's mean and standard deviation.
+        path: which sub-net of a supernet with groups, a group for each level.
         arch: which network of the supernet, see :func:`~data_plugin.supernet.named_networks.named_networks`.
         tap: which feature map is averaged over its positions, C2 to C5.
         image_size: height and width of the centre crop, the shorter side being resized to 256/224 of it before; None
@@ -83,6 +85,7 @@ def embed_images(
         embedder = open_embedder(
             supernet,
             backbone,
+            path=path,
             arch=arch,
             tap=tap,
             image_size=image_size,
@@ -105,6 +108,8 @@ def embed_images(
         )
         # Before anything is computed, so that a folder that cannot be taken costs nothing.
         missing = from_first(make_store(folder, header, resume=resume, overwrite=overwrite) if rank() == 0 else [])
+        if rank() == 0:
+            embedder.save(folder / NETWORK)
         _write_shards(folder, header, missing, source, embedder, batch_size, workers)
         from_all(None)  # all have written
         store = EmbeddingStore(folder)

@@ -3,6 +3,7 @@
 A store is a folder. ``store.json`` says what the features are of; ``00000007.npy`` holds those of one shard, a row for
 each readable image in the order of the source, and ``00000007.json`` the images' names, hashes of their pixels, and the
 names of those that could not be read. The second file is written last: a shard without it is not there yet.
+``network.safetensors`` is the network of the features, for other images to be embedded by.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from data_plugin.utils.errors import UserError
 from data_plugin.utils.facts_table import facts_table
 from data_plugin.utils.files import write_whole
 
-HEADER = "store.json"
+HEADER, NETWORK = "store.json", "network.safetensors"
 FORMAT = 1
 
 
@@ -59,6 +60,18 @@ class StoreHeader:
         return {"format": FORMAT, **dataclasses.asdict(self)}
 
     @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> StoreHeader:
+        """A header that :meth:`to_json` made values of.
+
+        Raises:
+            ValueError: if they are of another version.
+            KeyError, TypeError, AttributeError: if they are no header's.
+        """
+        if values["format"] != FORMAT:
+            raise ValueError("it is of another version")
+        return cls(**{name: value for name, value in values.items() if name != "format"})
+
+    @classmethod
     def read(cls, folder: Path) -> StoreHeader:
         """The header of a store.
 
@@ -67,10 +80,7 @@ class StoreHeader:
         """
         path = folder / HEADER
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            if values.pop("format") != FORMAT:
-                raise ValueError("it is of another version")
-            return cls(**values)
+            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{path} cannot be read ({error}); expected the folder of an embedding store that data-embed wrote"
@@ -316,7 +326,7 @@ def _empty(folder: Path) -> None:
     """Take away a store's files, and nothing else."""
     if folder.is_dir():
         for path in folder.iterdir():
-            if path.name == HEADER or (path.stem.isdecimal() and path.suffix in (".npy", ".json")):
+            if path.name in (HEADER, NETWORK) or (path.stem.isdecimal() and path.suffix in (".npy", ".json")):
                 path.unlink()
 
 

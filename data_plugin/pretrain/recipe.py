@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -68,6 +69,11 @@ class Recipe:
         others_weight: weight of each of their losses beside the largest's.
         slow_start: part of the steps, from the first on, in which the largest is trained alone (Zhao et al., 2022,
             arXiv:2209.15525), from 0 to less than 1.
+        codes_per_batch: how many codes the images of a batch have, in equal parts, where sub-nets are trained that each
+            see one part of the data (:class:`Phases`); None trains one supernet. Methods with a queue then compare
+            within the part, as above: a queue would hold keys of many sub-nets.
+        phases: the phases' shares of the steps, in any unit, a number for each: one more than codes have digits. None
+            gives all phases as many steps.
         norm_statistics: what batch norms normalise with under several processes: statistics of the whole batch
             (:class:`SyncedBatchNorm`), or in each process those of its part, with the keys' images shuffled over all of
             them (:class:`Shuffle`), for a fraction of the communication.
@@ -95,6 +101,8 @@ class Recipe:
     guide: Literal["key", "largest"] = "key"
     others_weight: float = 1.0
     slow_start: float = 0.0
+    codes_per_batch: int | None = None
+    phases: list[float] | None = None
     norm_statistics: Literal["synced", "shuffled"] = "synced"
 
     def __post_init__(self) -> None:
@@ -125,6 +133,7 @@ class Recipe:
                 "the teacher is 'same-arch' and the negatives are 'queue', which would hold keys of many "
                 "architectures; expected negatives = 'batch', or none given"
             )
+        self._require_codes()
         self.settings.require_batch_size(self.batch_size)
 
     def build_method(self, features: int) -> Method:
@@ -133,9 +142,27 @@ class Recipe:
 
         build: Callable[[int, Settings], Method] = method_class(self.method)
         method = build(features, self.settings)
-        if self.negatives == "batch" or self.teacher == "same-arch":
+        if self.negatives == "batch" or self.teacher == "same-arch" or self.codes_per_batch is not None:
             compare_within_batch(method)
         return method
+
+    def _require_codes(self) -> None:
+        if self.codes_per_batch is None:
+            if self.phases is not None:
+                raise UserError("phases are those of a training of sub-nets; give codes_per_batch, too, or no phases")
+            return
+        if self.codes_per_batch < 1 or self.batch_size % self.codes_per_batch:
+            raise UserError(
+                f"codes_per_batch is {self.codes_per_batch}; expected a number from 1 on that divides the batch of "
+                f"{self.batch_size}"
+            )
+        if self.phases is not None and not all(0 < share < math.inf for share in self.phases):
+            raise UserError(f"phases is {self.phases}; expected numbers above 0")
+        if self.negatives == "queue":
+            raise UserError(
+                "codes_per_batch asks for sub-nets and the negatives are 'queue', which would hold keys of many of "
+                "them; expected negatives = 'batch', or none given"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON values."""

@@ -20,15 +20,18 @@ from data_plugin.images.input_format import InputFormat
 from data_plugin.images.open import open_images
 from data_plugin.pretrain.augmentation import Colours, crops, located, whole_views
 from data_plugin.pretrain.callbacks import RunSettings, Speed, Unreadable
+from data_plugin.pretrain.coded_views import CodedViews, CodeStream, collate_coded
 from data_plugin.pretrain.output_folder import CHECKPOINT, SUPERNET, TEACHER, make_room, resumed_step
 from data_plugin.pretrain.recipe import Recipe, default_recipe, read_recipe
+from data_plugin.pretrain.routed_step import RoutedTraining
 from data_plugin.pretrain.step import SupernetTraining
+from data_plugin.pretrain.subsets import Subsets, open_subsets
 from data_plugin.pretrain.synced_batch_norm import synchronise
 from data_plugin.pretrain.trainer import LOG_EVERY, PRECISIONS, accelerator_of, fit, trainer_for
 from data_plugin.pretrain.views import EpochStream, LocatedViews, Views, collate, collate_located
 from data_plugin.space.named_space import read_space
 from data_plugin.space.search_space import SearchSpace
-from data_plugin.supernet.checkpoint import Supernet, SupernetInfo, save_supernet
+from data_plugin.supernet.checkpoint import Groups, SupernetInfo, save_supernet
 from data_plugin.supernet.foreign_weights import BackboneWeights, read_backbone
 from data_plugin.supernet.named_supernet import named_supernet
 from data_plugin.utils.errors import UserError
@@ -99,6 +102,7 @@ def pretrain_supernet(
     with_cp: bool = False,
     views_on: str = "workers",
     knn: Labelled | None = None,
+    codes: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 500,
     init: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -135,6 +139,8 @@ def pretrain_supernet(
         views_on: "workers" makes whole views there; "device" makes crops there and their colours where the networks
             are, which spares CPUs that cannot keep up with a GPU. Colours then depend on the number of processes.
         knn: labelled images to measure networks on meanwhile.
+        codes: the folder of the images' codes, for a recipe with ``codes_per_batch``: a sub-net for each code, trained
+            on the images that have it (:class:`RoutedTraining`).
         checkpoint_every: steps between two checkpoints.
         init: weights that both branches start from: a file, or "shipped" for the supernet that comes with the package,
             see :func:`read_backbone` and :func:`start_from`; heads start anew.
@@ -150,7 +156,8 @@ def pretrain_supernet(
         UserError: if there are no images or fewer than a batch, too many of them cannot be read, a batch cannot be
             shared, images are to be shuffled over one process, ``init`` holds no weights that fit, ``out`` holds
             another training, there is nothing to resume or it has other settings, there is no CUDA device, the loss
-            is not finite, the gradients are not whatever the loss scale, or packages are missing.
+            is not finite, the gradients are not whatever the loss scale, packages are missing, or codes are of other
+            images or do not fit the recipe.
     """
     out = Path(out)
     workers = spare_cores() if workers is None else workers
@@ -170,11 +177,16 @@ def pretrain_supernet(
     if epochs_like is not None and epochs_like < batch:
         raise UserError(f"epochs like those of {epochs_like} images, fewer than a batch of {batch}; expected more")
     source, started_from = (None, None) if init is None else _source(init)
+    if steps is None:
+        steps = max(1, recipe.epochs * (epochs_like or len(data)) // batch)
+    if codes is not None and knn is not None:
+        raise UserError("a kNN evaluation measures one supernet, and codes train many sub-nets; leave out one of them")
+    subsets = open_subsets(codes, data, recipe, steps, accumulate)
     run = _Run(
         space,
         recipe,
         processes=_processes(recipe),
-        steps=max(1, recipe.epochs * (epochs_like or len(data)) // batch) if steps is None else steps,
+        steps=steps,
         seed=seed,
         images=len(data),
         data=data.fingerprint(),
@@ -182,6 +194,7 @@ def pretrain_supernet(
         precision=precision,
         views_on=views_on,
         init=started_from,
+        codes=None if subsets is None else subsets.to_json(),
     )
     start = resumed_step(out / CHECKPOINT, run.to_json()) if resume else 0
     unreadable = Unreadable(len(data) // 1_000 if max_unreadable is None else max_unreadable, len(data))
@@ -199,24 +212,24 @@ def pretrain_supernet(
         checkpoint_every=checkpoint_every,
         callbacks=callbacks,
     )
-    _require_even_shares(run, trainer.world_size)
-    training = _training(run, with_cp, trainer.world_size)
+    _require_even_shares(run, trainer.world_size, 1 if subsets is None else subsets.parts)
+    training = _training(run, subsets, with_cp, trainer.world_size)
     training.teacher = training.method.open_teacher(out / TEACHER / f"rank_{trainer.global_rank}")
     if training.teacher is not None and recipe.teacher == "same-arch":
         raise UserError(f"{recipe.method} has a teacher of its own; leave out teacher = 'same-arch'")
+    views = _views(run, data, training)
+    loader = _loader(run, views, subsets, start, trainer, workers)
     if source is not None and not resume:
         trainer.print(training.start_from(source))
     if not resume and trainer.is_global_zero:
         make_room(out, overwrite)
 
-    views = _views(run, data, training)
-    loader = _loader(run, views, start, trainer, workers)
     fit(trainer, training, loader, out / CHECKPOINT if resume else None)
 
     names = unreadable.everywhere()
     if trainer.is_global_zero:
-        info = _info(run, len(names), trainer.world_size)
-        save_supernet(out / SUPERNET, Supernet(info, training.query, training.key, training.method.heads()))
+        info = _info(run, subsets, len(names), trainer.world_size)
+        save_supernet(out / SUPERNET, training.supernet(info))
     return Pretrained(out / SUPERNET, run.steps, len(data), names)
 
 
@@ -236,6 +249,7 @@ class _Run:
     precision: str
     views_on: str
     init: Mapping[str, Any] | None = None
+    codes: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "space": self.space.to_json(), "recipe": self.recipe.to_json()}
@@ -259,18 +273,26 @@ def _online_knn(knn: Labelled, run: _Run, workers: int) -> Callback:
     return OnlineKNN(knn.train, knn.val, every, run.space, recipe.image_size, INPUT_FORMAT, recipe.batch_size, workers)
 
 
-def _require_even_shares(run: _Run, ranks: int) -> None:
+def _require_even_shares(run: _Run, ranks: int, parts: int) -> None:
     batch = run.recipe.batch_size
     if run.accumulate < 1 or batch % (ranks * run.accumulate):
         raise UserError(
             f"a batch of {batch} cannot be shared by {ranks} processes in {run.accumulate} parts each; "
             "expected a batch size that their product divides"
         )
+    if batch % (ranks * run.accumulate * parts):
+        raise UserError(
+            f"a batch of {batch} cannot be shared by {ranks} processes in {run.accumulate} parts of {parts} codes; "
+            "expected a batch size that their product divides"
+        )
 
 
-def _training(run: _Run, with_cp: bool, ranks: int) -> SupernetTraining:
+def _training(run: _Run, subsets: Subsets | None, with_cp: bool, ranks: int) -> SupernetTraining:
     torch.manual_seed(run.seed)
-    training = SupernetTraining(run.space, run.recipe, run.steps, run.seed, with_cp)
+    if subsets is None:
+        training = SupernetTraining(run.space, run.recipe, run.steps, run.seed, with_cp)
+    else:
+        training = RoutedTraining(run.space, run.recipe, subsets.phases, run.steps, run.seed, with_cp)
     if run.views_on == "device":
         training.colours = Colours(training.method.views, INPUT_FORMAT)
     if ranks > 1 and run.recipe.norm_statistics == "synced":
@@ -288,22 +310,31 @@ def _views(run: _Run, images: Images, training: SupernetTraining) -> Views:
     return Views(images, whole_views(distributions, size, INPUT_FORMAT), run.seed)
 
 
-def _loader(run: _Run, views: Views, start: int, trainer: Trainer, workers: int) -> DataLoader[Any]:
+def _loader(
+    run: _Run, views: Views, subsets: Subsets | None, start: int, trainer: Trainer, workers: int
+) -> DataLoader[Any]:
     """This process's part of every batch from step ``start`` on."""
-    batch, rank, ranks = run.recipe.batch_size, trainer.global_rank, trainer.world_size
-    part = batch // run.accumulate
+    batch, part = run.recipe.batch_size, run.recipe.batch_size // run.accumulate
+    position = (start * batch, run.seed, trainer.global_rank, trainer.world_size)
+    samples: Any = views
+    sampler: Any = EpochStream(views.images, run.steps * batch, part, *position)
+    put_together: Any = collate_located if isinstance(views, LocatedViews) else collate
+    if subsets is not None:
+        dealt = (subsets.digits, subsets.phases, run.steps, batch, part, subsets.parts)
+        samples, put_together = CodedViews(views), collate_coded(put_together)
+        sampler = CodeStream(views.images, *dealt, *position)
     return DataLoader(
-        views,
-        batch_size=part // ranks,
-        sampler=EpochStream(views.images, run.steps * batch, part, start * batch, run.seed, rank, ranks),
+        samples,
+        batch_size=part // trainer.world_size,
+        sampler=sampler,
         num_workers=workers,
-        collate_fn=collate_located if isinstance(views, LocatedViews) else collate,
+        collate_fn=put_together,
         pin_memory=isinstance(trainer.accelerator, CUDAAccelerator),
         persistent_workers=workers > 0,
     )
 
 
-def _info(run: _Run, unreadable: int, processes: int) -> SupernetInfo:
+def _info(run: _Run, subsets: Subsets | None, unreadable: int, processes: int) -> SupernetInfo:
     recipe = run.recipe
     settings = {name: value for name, value in run.to_json().items() if name != "space"}
     return SupernetInfo(
@@ -322,6 +353,7 @@ def _info(run: _Run, unreadable: int, processes: int) -> SupernetInfo:
                 **{package: version(package) for package in ("torch", "lightly", "lightning")},
             },
         },
+        None if subsets is None else Groups(subsets.phases.children, subsets.phases.levels, subsets.codes),
     )
 
 

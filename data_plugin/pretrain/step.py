@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
 from data_plugin.backbones.dynamic_resnet import DynamicResNet
+from data_plugin.backbones.grouped import Path as Route
+from data_plugin.backbones.routed_resnet import RoutedResNet
 from data_plugin.pretrain.augmentation import Colours
 from data_plugin.pretrain.recipe import Recipe
 from data_plugin.pretrain.shuffled_keys import Shuffle
@@ -23,6 +25,7 @@ from data_plugin.pretrain.teacher import FrozenTeacher
 from data_plugin.pretrain.views import Batch
 from data_plugin.space.arch import Arch
 from data_plugin.space.search_space import SearchSpace
+from data_plugin.supernet.checkpoint import RoutedSupernet, Supernet, SupernetInfo
 from data_plugin.supernet.foreign_weights import BackboneWeights
 from data_plugin.supernet.initialise import Started, start_from
 from data_plugin.utils.errors import UserError
@@ -44,6 +47,7 @@ class SupernetTraining(LightningModule):
         steps: number of steps of the whole training, for the learning rate's schedule.
         seed: seed of the random networks.
         with_cp: recompute blocks in the backward pass instead of keeping their activations.
+        build: makes a branch of a space.
 
     Attributes:
         colours: what makes views of the batches' crops; without it the batches hold whole views.
@@ -53,7 +57,15 @@ class SupernetTraining(LightningModule):
     colours: Colours | None
     teacher: FrozenTeacher | None
 
-    def __init__(self, space: SearchSpace, recipe: Recipe, steps: int, seed: int, with_cp: bool = False) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        recipe: Recipe,
+        steps: int,
+        seed: int,
+        with_cp: bool = False,
+        build: Callable[..., DynamicResNet | RoutedResNet] = DynamicResNet,
+    ) -> None:
         super().__init__()
         self.space = space
         self.recipe = recipe
@@ -62,8 +74,8 @@ class SupernetTraining(LightningModule):
         self.colours = None
         self.teacher = None
         self.method = recipe.build_method(space.largest.out_channels[-1])
-        self.query = DynamicResNet(space, with_cp=with_cp)
-        self.key = DynamicResNet(space).requires_grad_(False)
+        self.query: Any = build(space, with_cp=with_cp)
+        self.key: Any = build(space).requires_grad_(False)
         self.key.load_state_dict(self.query.state_dict())
 
     def start_from(self, source: BackboneWeights) -> Started:
@@ -71,6 +83,10 @@ class SupernetTraining(LightningModule):
         started = start_from(self.query, source)
         self.key.load_state_dict(self.query.state_dict())
         return started
+
+    def supernet(self, info: SupernetInfo) -> Supernet | RoutedSupernet:
+        """What has been trained, for its file."""
+        return Supernet(info, self.query, self.key, self.method.heads())
 
     def networks(self, step: int) -> list[Arch]:
         """The query networks of a step, the largest first: the same for the same seed and step.
@@ -85,29 +101,37 @@ class SupernetTraining(LightningModule):
         return [self.space.largest, self.space.draw(generator), self.space.draw(generator)]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The summed loss of the step's query networks.
+        """The summed loss of the step's query networks, the mean over the images of all sub-nets.
 
         They share one backward pass, and with it one reduction of the gradients over all processes.
         """
-        views = batch.views
         if self.colours is not None:
-            views = self.colours(views, seed=(self.seed, batch_idx, self.global_rank))
-        # Twice as fast on CPUs and in half precision on GPUs.
-        views = [view.contiguous(memory_format=torch.channels_last) for view in views]
+            views = self.colours(batch.views, seed=(self.seed, batch_idx, self.global_rank))
+            batch = batch._replace(views=views)
         archs = self.networks(self.global_step)
+        parts = [self._compare(part, archs, batch_idx, *route) for part, route in batch.parts()]
+        for part in parts:
+            for target in part.targets:
+                self.method.remember(target)
+        shares = [part.images / len(batch.views[0]) for part in parts]
+        loss = _mean([part.losses for part in parts], shares)
+        self._require_finite(loss)
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            health = [self.method.health(part.predictions[0], part.targets[0]) for part in parts]
+            self._log(loss, {name: _mean([each[name] for each in health], shares) for name in health[0]})
+        return loss[0] + self.recipe.others_weight * loss[1:].sum()
+
+    def _compare(self, batch: Batch, archs: Sequence[Arch], batch_idx: int, *route: Route) -> _Compared:
+        """What the networks of one sub-net make of its images; without sub-nets there is no route to one."""
+        # Twice as fast on CPUs and in half precision on GPUs.
+        views = [view.contiguous(memory_format=torch.channels_last) for view in batch.views]
         shuffle = self._shuffle(len(views[0]), batch_idx)
         with torch.no_grad():
             teachers = archs if self._teacher_follows else archs[:1]
-            targets = [self._targets(batch, views, arch, shuffle) for arch in teachers]
-        predictions = [self._predictions(views, arch) for arch in archs]
+            targets = [self._targets(batch, views, shuffle, arch, *route) for arch in teachers]
+        predictions = [self._predictions(views, arch, *route) for arch in archs]
         with torch.autocast(self.device.type, enabled=False):
-            loss = self._losses(predictions, targets)
-        for target in targets:
-            self.method.remember(target)
-        self._require_finite(loss)
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            self._log(loss, self.method.health(predictions[0], targets[0]))
-        return loss[0] + self.recipe.others_weight * loss[1:].sum()
+            return _Compared(len(views[0]), self._losses(predictions, targets), predictions, targets)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One step of the optimiser, then one of the key branch's moving average."""
@@ -162,17 +186,18 @@ class SupernetTraining(LightningModule):
             return None
         return Shuffle.draw(images, seed=(self.seed, batch_idx, 1))
 
-    def _targets(self, batch: Batch, views: Sequence[Tensor], arch: Arch, shuffle: Shuffle | None) -> Any:
+    def _targets(self, batch: Batch, views: Sequence[Tensor], shuffle: Shuffle | None, *network: Any) -> Any:
         if self.teacher is not None and batch.clean is not None:  # its batch norms see no batch
             return self.method.targets([self.teacher(batch.clean, view) for view in self.method.key_views])
         images = [views[view] for view in self.method.key_views]
         if shuffle is None:
-            return self.method.targets([self.key(each, arch)[-1] for each in images])
+            return self.method.targets([self.key(each, *network)[-1] for each in images])
         images = [shuffle(each).contiguous(memory_format=torch.channels_last) for each in images]
-        return self.method.reordered(self.method.targets([self.key(each, arch)[-1] for each in images]), shuffle.back)
+        targets = self.method.targets([self.key(each, *network)[-1] for each in images])
+        return self.method.reordered(targets, shuffle.back)
 
-    def _predictions(self, views: Sequence[Tensor], arch: Arch) -> Any:
-        maps = [self.query(views[view], arch) for view in self.method.query_views]
+    def _predictions(self, views: Sequence[Tensor], *network: Any) -> Any:
+        maps = [self.query(views[view], *network) for view in self.method.query_views]
         return self.method.predictions([of_view[tap] for of_view in maps for tap in self.method.query_taps])
 
     def _losses(self, predictions: Sequence[Any], targets: Sequence[Any]) -> Tensor:
@@ -195,3 +220,24 @@ class SupernetTraining(LightningModule):
     def _require_finite(self, loss: Tensor) -> None:
         if not torch.isfinite(loss).all():
             raise self.diverged(f"the loss is {loss.sum().item()} at step {self.global_step}")
+
+
+class _Compared(NamedTuple):
+    """What a step makes of the images of one sub-net.
+
+    Args:
+        images: how many there are.
+        losses: of each query network, the largest's first.
+        predictions: of each query network.
+        targets: of each key network.
+    """
+
+    images: int
+    losses: Tensor
+    predictions: list[Any]
+    targets: list[Any]
+
+
+def _mean(values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    """The mean of values that have these shares in it."""
+    return torch.stack([share * value for value, share in zip(values, shares, strict=True)]).sum(dim=0)

@@ -19,10 +19,11 @@ class SyncedBatchNorm(SlicedBatchNorm2d):
     other batches. For shuffling see :class:`Shuffle`.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``x`` (N, C) or (N, C, H, W), C at most ``num_features``."""
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """Normalise ``x`` (N, C) or (N, C, H, W) with the C channels from ``start`` on."""
         if not self.training or dist.world_size() == 1:
-            return super().forward(x)
+            return super().forward(x, start)
+        used = slice(start, start + x.shape[1])
         channels, dims = x.shape[1], [dim for dim in range(x.dim()) if dim != 1]
         values = precise(x)
         local_var, local_mean = torch.var_mean(values, dim=dims, unbiased=False)
@@ -31,20 +32,20 @@ class SyncedBatchNorm(SlicedBatchNorm2d):
         mean = means.mean(dim=0)
         var = (variances + (means - mean).square()).mean(dim=0)
         if self.track_running_stats:
-            self._update(mean.detach(), var.detach(), dist.world_size() * x.numel() // channels)
+            self._update(used, mean.detach(), var.detach(), dist.world_size() * x.numel() // channels)
         scale, shift = torch.rsqrt(var + self.eps), mean.new_zeros(())
         if self.affine:
-            scale, shift = self.weight[:channels] * scale, self.bias[:channels]
+            scale, shift = self.weight[used] * scale, self.bias[used]
         shift = shift - mean * scale
         shape = [1, channels, *[1] * (x.dim() - 2)]
         return (values * scale.view(shape) + shift.view(shape)).to(x.dtype)
 
-    def _update(self, mean: Tensor, var: Tensor, count: int) -> None:
+    def _update(self, used: slice, mean: Tensor, var: Tensor, count: int) -> None:
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         unbiased = var * count / max(1, count - 1)
         for name, value in (("running_mean", mean), ("running_var", unbiased)):
-            self.get_buffer(name)[: len(value)].lerp_(value, self.momentum or 0.0)
+            self.get_buffer(name)[used].lerp_(value, self.momentum or 0.0)
 
 
 def synchronise(module: nn.Module) -> None:

@@ -44,6 +44,11 @@ class Clean(NamedTuple):
     indices: Tensor
     places: list[Tensor]
 
+    def of(self, rows: Sequence[int]) -> Clean:
+        """Those of some of the images."""
+        rows = list(rows)
+        return Clean(self.images[rows], self.indices[rows], [place[rows] for place in self.places])
+
 
 class Batch(NamedTuple):
     """Views of some images.
@@ -52,11 +57,29 @@ class Batch(NamedTuple):
         views: per view of an image, a tensor (N, 3, H, W).
         unreadable: names of images that could not be read, in whose place the next readable ones stand.
         clean: the images themselves, for a method with a frozen teacher.
+        paths: of each image the path of the sub-net that it trains; None where there is one network.
     """
 
     views: list[Tensor]
     unreadable: list[str]
     clean: Clean | None = None
+    paths: list[tuple[int, ...]] | None = None
+
+    def parts(self) -> Iterator[tuple[Batch, tuple[tuple[int, ...], ...]]]:
+        """The images of each sub-net, and its path, alone in a tuple; where there is one network, all and ``()``."""
+        if self.paths is None:
+            yield self, ()
+            return
+        for path in dict.fromkeys(self.paths):
+            rows = [row for row, other in enumerate(self.paths) if other == path]
+            yield (
+                self._replace(
+                    views=[view[rows] for view in self.views],
+                    clean=None if self.clean is None else self.clean.of(rows),
+                    paths=[path] * len(rows),
+                ),
+                (path,),
+            )
 
 
 class Views(Dataset[tuple[Sequence[Tensor], list[str]]]):
@@ -121,12 +144,12 @@ def collate(samples: Sequence[tuple[Sequence[Tensor], list[str]]]) -> Batch:
 
 def collate_located(samples: Sequence[tuple[Sequence[Tensor], list[str]]]) -> Batch:
     """Put samples of :class:`LocatedViews` together; without one readable image there are no views."""
-    stacked, unreadable, _ = collate(samples)
-    if not stacked:
-        return Batch([], unreadable)
-    *both, images, indices = stacked
+    stacked = collate(samples)
+    if not stacked.views:
+        return stacked
+    *both, images, indices = stacked.views
     count = len(both) // 2
-    return Batch(both[:count], unreadable, Clean(images, indices, both[count:]))
+    return Batch(both[:count], stacked.unreadable, Clean(images, indices, both[count:]))
 
 
 class EpochStream(Sampler[Draw]):

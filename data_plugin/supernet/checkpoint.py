@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from data_plugin.backbones.dynamic_resnet import DynamicResNet
+from data_plugin.backbones.grouped import Path as Route
+from data_plugin.backbones.routed_resnet import RoutedResNet
 from data_plugin.images.input_format import InputFormat
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.supernet.named_supernet import is_shipped, named_supernet
@@ -30,6 +32,21 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 @dataclass(frozen=True)
+class Groups:
+    """The groups of a supernet with sub-nets, and which images each sub-net was trained on.
+
+    Args:
+        groups: groups in a stage; what a digit of a code may be.
+        levels: stages with groups; digits of a code.
+        codes: fingerprint of the codes that the images had, see :class:`~data_plugin.features.codes.Codes`.
+    """
+
+    groups: int
+    levels: int
+    codes: str
+
+
+@dataclass(frozen=True)
 class SupernetInfo:
     """What a supernet's weights do not say.
 
@@ -38,12 +55,14 @@ class SupernetInfo:
         method: the self-supervised method that trained it, such as ``mocov2``.
         input_format: channel order and normalisation of the pre-training.
         training: how it was trained (image size, steps, data fingerprint, versions, ...), JSON values only.
+        groups: the groups of one with sub-nets; None for one without.
     """
 
     space: SearchSpace
     method: str
     input_format: InputFormat
     training: Mapping[str, Any] = field(default_factory=dict)
+    groups: Groups | None = None
 
     @property
     def saw_labels(self) -> bool | None:
@@ -60,6 +79,7 @@ class SupernetInfo:
             "method": self.method,
             "input_format": self.input_format.to_json(),
             "training": dict(self.training),
+            **({} if self.groups is None else {"groups": dataclasses.asdict(self.groups)}),
         }
 
     @classmethod
@@ -70,6 +90,7 @@ class SupernetInfo:
             method=value["method"],
             input_format=InputFormat.from_json(value["input_format"]),
             training=value["training"],
+            groups=Groups(**value["groups"]) if "groups" in value else None,
         )
 
 
@@ -100,7 +121,37 @@ class Supernet:
         return dataclasses.replace(self, query=query, key=key)
 
 
-def save_supernet(path: Path, supernet: Supernet, half: bool = False, one_branch: bool = False) -> None:
+@dataclass(frozen=True)
+class RoutedSupernet:
+    """A pre-trained supernet with groups, whose sub-nets each saw one part of the data.
+
+    Args:
+        info: the space, its groups and how it was trained.
+        query: the query branch.
+        key: the key branch.
+        heads: weights of the projection heads, which all sub-nets share, named by the method.
+    """
+
+    info: SupernetInfo
+    query: RoutedResNet
+    key: RoutedResNet
+    heads: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def along(self, path: Route) -> Supernet:
+        """One sub-net with a copy of its weights; its ``training`` says which it is.
+
+        Raises:
+            UserError: if there is no such sub-net.
+        """
+        assert self.info.groups is not None
+        sub_net = {"sub_net": {"path": list(path), **dataclasses.asdict(self.info.groups)}}
+        info = dataclasses.replace(self.info, groups=None, training={**self.info.training, **sub_net})
+        return Supernet(info, self.query.along(path), self.key.along(path), self.heads)
+
+
+def save_supernet(
+    path: Path, supernet: Supernet | RoutedSupernet, half: bool = False, one_branch: bool = False
+) -> None:
     """Write a supernet as one ``.safetensors`` file, whole or not at all.
 
     Its header has :class:`SupernetInfo`, how many branches are in the file, and :func:`content_hash` of that and the
@@ -130,8 +181,10 @@ def save_supernet(path: Path, supernet: Supernet, half: bool = False, one_branch
     write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=header))
 
 
-def load_supernet(path: str | os.PathLike[str], space: SearchSpace | None = None) -> Supernet:
-    """Read a supernet that :func:`save_supernet` wrote.
+def load_supernet(
+    path: str | os.PathLike[str], space: SearchSpace | None = None, sub_net: Route | None = None
+) -> Supernet:
+    """Read a supernet that :func:`save_supernet` wrote, or one sub-net of it.
 
     A file without a hash, as earlier versions wrote it, is read with a warning: it stands for days of training, and the
     hash is there against accidents, which nearly every such file has not had. To save what was loaded gives it a hash.
@@ -140,15 +193,49 @@ def load_supernet(path: str | os.PathLike[str], space: SearchSpace | None = None
         path: the ``.safetensors`` file, or "shipped" for the supernet that comes with the package, see
             :func:`~data_plugin.supernet.named_supernet.named_supernet`.
         space: the space that it must have; without it any.
+        sub_net: the path of a sub-net, where the file holds such; they are read one by one.
 
     Returns:
         The supernet in evaluation mode and single precision on the CPU.
 
     Raises:
         UserError: if the file is missing, truncated, unsafe to read, no supernet, of another space, if its weights do
-            not match the space that it names, are not those that were written, or are not finite.
+            not match the space that it names, are not those that were written, or are not finite; if it holds sub-nets
+            and none is named, or one that it does not hold.
     """
-    path = named_supernet(path)
+    loaded = _load(named_supernet(path), space)
+    if isinstance(loaded, RoutedSupernet):
+        if sub_net is None:
+            raise several_sub_nets(path, loaded.info)
+        return loaded.along(sub_net)
+    if sub_net is not None:
+        raise UserError(f"{path} has no sub-nets; leave out the path {','.join(map(str, sub_net))}")
+    return loaded
+
+
+def load_routed_supernet(path: str | os.PathLike[str]) -> RoutedSupernet:
+    """Read a supernet with groups that :func:`save_supernet` wrote, in evaluation mode on the CPU.
+
+    Raises:
+        UserError: see :func:`load_supernet`; or if it has no groups.
+    """
+    loaded = _load(named_supernet(path), None)
+    if not isinstance(loaded, RoutedSupernet):
+        raise UserError(f"{path} is a supernet without groups; expected one that data-pretrain --codes trained")
+    return loaded
+
+
+def several_sub_nets(path: str | os.PathLike[str], info: SupernetInfo) -> UserError:
+    """What says that a supernet with groups is not one network."""
+    assert info.groups is not None
+    count, example = info.groups.groups**info.groups.levels, ",".join(["0"] * info.groups.levels)
+    return UserError(
+        f"{path} holds {count} sub-nets, and one supernet was expected; data-embed and data-evaluate take one of them, "
+        f"such as --path {example}"
+    )
+
+
+def _load(path: Path, space: SearchSpace | None) -> Supernet | RoutedSupernet:
     stored, header = read_tensors(path)
     info = supernet_info(path, header)
     if info is None:
@@ -161,14 +248,14 @@ def load_supernet(path: str | os.PathLike[str], space: SearchSpace | None = None
             f"expected {space.largest}"
         )
     tensors = _as_both(stored) if json.loads(header[_HEADER]).get(_BRANCHES) == _ONE else stored
-    query = _branch(path, info.space, tensors, _QUERY)
-    key = _branch(path, info.space, tensors, _KEY)
+    query, key = (_branch(path, info, tensors, prefix) for prefix in (_QUERY, _KEY))
     require_intact(path, stored, header)
     heads = {
         name: value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
         for name, value in _below(tensors, _HEADS).items()
     }
-    return Supernet(info, query, key, heads)
+    of_kind: Any = Supernet if info.groups is None else RoutedSupernet
+    return of_kind(info, query, key, heads)
 
 
 def supernet_info(path: Path, header: Mapping[str, str]) -> SupernetInfo | None:
@@ -232,8 +319,9 @@ def require_intact(path: Path, tensors: Mapping[str, Tensor], header: Mapping[st
     require_finite(path, tensors)
 
 
-def _branch(path: Path, space: SearchSpace, tensors: Mapping[str, Tensor], prefix: str) -> DynamicResNet:
-    network = DynamicResNet(space)
+def _branch(path: Path, info: SupernetInfo, tensors: Mapping[str, Tensor], prefix: str) -> DynamicResNet | RoutedResNet:
+    groups = info.groups
+    network = DynamicResNet(info.space) if groups is None else RoutedResNet(info.space, groups.groups, groups.levels)
     weights = _below(tensors, prefix)
     require_matching(path, weights, network.state_dict(), f"the {prefix[:-1]} branch of the space that it names")
     network.load_state_dict(weights)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.space.arch import STAGES, Arch
-from data_plugin.supernet.checkpoint import require_intact, supernet_info
+from data_plugin.supernet.checkpoint import require_intact, several_sub_nets, supernet_info
 from data_plugin.supernet.named_supernet import named_supernet
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.tensor_files import read_tensors, require_finite, require_matching
@@ -102,6 +102,8 @@ class ForeignFile:
         info = supernet_info(path, header)
         if info is not None:
             require_intact(path, contents, header)
+            if info.groups is not None:
+                raise several_sub_nets(path, info)
         found, entry = _mapping(path, contents)
         tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
         others = [name for name in found if name not in tensors]

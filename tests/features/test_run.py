@@ -1,5 +1,6 @@
 """Embedding images: the features, the store's files, and what happens to a process that is killed."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from samples import SPACE, random_supernet, random_supernet_file
 
 from data_plugin import UserError, embed_images
 from data_plugin.backbones import extract
+from data_plugin.features.embedder import read_embedder
 from data_plugin.features.store import EmbeddingStore
 from data_plugin.images.open import open_images
 from data_plugin.space.arch import Arch
@@ -97,6 +99,29 @@ def test_another_network_another_tap_and_a_backbone_are_embedded_alike(images, s
     for other in (of_folder, of_file):
         np.testing.assert_array_equal(other[0].features, of_supernet[0].features)
         assert other.header.network["sha256"] == of_supernet.header.network["sha256"]
+
+
+def test_the_network_of_a_store_embeds_other_images_as_its_own(images, supernet, tmp_path):
+    store = embed(images, supernet, tmp_path / "store", calibrate=images / "0", tap="C4")
+    other = embed(images / "1", supernet, tmp_path / "other", calibrate=images / "0", tap="C4")
+    embedder = read_embedder(store.folder / "network.safetensors", store.header, torch.device("cpu"))
+    assert (embedder.description, embedder.preprocessing) == (store.header.network, store.header.preprocessing)
+    read = [Image.open(path) for path in other.paths(range(other.images))]
+    found = embedder(torch.stack([embedder.transform(image.convert("RGB")) for image in read]))
+    np.testing.assert_allclose(found, other.features(range(other.images)), atol=1e-3)
+
+
+def test_a_network_that_is_not_that_of_a_store_is_refused(images, supernet, tmp_path):
+    store, other = (embed(images / "0", supernet, tmp_path / tap, tap=tap) for tap in ("C4", "C5"))
+    moved = embed(images / "0", supernet, tmp_path / "calibrated", calibrate=images / "0", tap="C4")
+    weights = store.folder / "network.safetensors"
+    for wrong, message in ((other, "does not hold the network of these"), (moved, "is damaged: it is not the network")):
+        shutil.copy(wrong.folder / "network.safetensors", weights)
+        with pytest.raises(UserError, match=message):
+            read_embedder(weights, store.header, torch.device("cpu"))
+    weights.unlink()
+    with pytest.raises(UserError, match="C4 was made without the network of its features, by an earlier version"):
+        read_embedder(weights, store.header, torch.device("cpu"))
 
 
 def test_statistics_may_be_estimated_on_other_images(images, supernet, tmp_path):
@@ -228,7 +253,7 @@ def test_a_store_is_replaced_where_that_is_asked_for(images, supernet, tmp_path)
     embed(images, supernet, tmp_path / "store", shard_size=2)
     embed(images / "0", supernet, tmp_path / "store", overwrite=True)
     assert sorted(contents(tmp_path / "store")) == [
-        "00000000.json", "00000000.npy", "00000001.json", "00000001.npy", "store.json",
+        "00000000.json", "00000000.npy", "00000001.json", "00000001.npy", "network.safetensors", "store.json",
     ]  # fmt: skip
 
 
@@ -239,7 +264,7 @@ def test_features_that_are_not_finite_are_refused_with_the_image(images, superne
     monkeypatch.setattr("data_plugin.features.embedder.Embedder.__call__", lost)
     with pytest.raises(UserError, match=r"the network's feature of .*00\.png is not finite"):
         embed(images, supernet, tmp_path / "store")
-    assert list(contents(tmp_path / "store")) == ["store.json"]
+    assert sorted(contents(tmp_path / "store")) == ["network.safetensors", "store.json"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from data_plugin.search.report.html import html_report
 from data_plugin.search.report.search_report import SEARCH_FILE, Candidates, SearchReport, Winner
 from data_plugin.supernet.backbone_files import save_backbone
 from data_plugin.utils.errors import UserError
-from data_plugin.utils.files import write_whole
+from data_plugin.utils.files import write_whole, write_whole_folder
 
 PARTIAL = "partial"
 """Folder of an unfinished search in its output folder."""
@@ -93,24 +92,16 @@ def write_search(
         networks: the winners' networks with weights, in their order.
         write_configs: called with every winner and its folder, to add training configs.
     """
-    out = out.resolve()
-    partial, replaced = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.replaced")
-    for folder in (partial, replaced):
-        shutil.rmtree(folder, ignore_errors=True)
-    try:
+
+    def fill(partial: Path) -> None:
         for winner, network in zip(report.winners, networks, strict=True):
             folder = partial / winner.folder
             save_backbone(folder, network)
             write_configs(winner, folder)
         write_report(partial, report)
         write_csv(partial / "search.csv", report.candidates)
-        # A folder that is deleted file by file would, if killed, leave a part of a search that looks like one.
-        if out.exists():
-            out.rename(replaced)
-        partial.rename(out)
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+    write_whole_folder(out, fill)
 
 
 def write_report(out: Path, report: SearchReport) -> None:
