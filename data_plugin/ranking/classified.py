@@ -47,8 +47,7 @@ class LabelledImages:
 
     def to_json(self) -> Mapping[str, str | float]:
         """JSON values."""
-        values = {"train": str(self.train), "val": str(self.val), "part": self.part}
-        return values if self.protocol == "semisup" else {**values, "protocol": self.protocol}
+        return {"train": str(self.train), "val": str(self.val), "part": self.part, "protocol": self.protocol}
 
 
 def finetune_classifiers(

@@ -70,8 +70,8 @@ def run_row(
 
     labelled = None
     if experiment.task == "classification":
-        folders = (data / experiment.data / split for split in ("train", "val"))
-        labelled = LabelledImages(*folders, experiment.labels, experiment.protocol)
+        folder = data / experiment.data
+        labelled = LabelledImages(folder / "train", folder / "val", experiment.labels, experiment.protocol)
     return KINDS[kind](search, row, experiment, labelled, tell)
 
 
