@@ -1,8 +1,9 @@
 """Pre-training of sub-nets against that of one supernet: seconds of a step, memory of the weights.
 
-Both train with the same recipe on the same random views, step by step in turn, in this process; the sub-nets in their
-last phase, on as many random paths a batch as the recipe has codes. A step is forward, backward, optimiser and average;
-reading images and making views take the same time for both and are left out, which is hard on the sub-nets.
+All train with the same recipe on the same random views, step by step in turn, in this process; the sub-nets in their last
+phase, on as many random paths a batch as the recipe has codes. Smaller parts of a batch take longer even without groups: how
+much of the difference that is, shows one supernet that computes its batches in as many parts. A step is forward, backward,
+optimiser and average; reading images and making views take the same time for all and are left out.
 
     python benchmarks/pretrain_routed.py --space micro
     python benchmarks/pretrain_routed.py --space data --recipe sdr_in1k --device cuda
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,11 +44,11 @@ def random_batch(training: SupernetTraining, step: int) -> Batch:
     return Batch(views, [], None, [tuple(path) for path in paths.tolist()])
 
 
-def timed_step(training: SupernetTraining, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
-    """Seconds of one step."""
+def timed_step(training: SupernetTraining, optimizer: torch.optim.Optimizer, batches: Sequence[Batch]) -> float:
+    """Seconds of one step on the mean loss of some batches."""
     _synchronise(training.device)
     start = time.perf_counter()
-    training.training_step(batch, 0).backward()
+    (sum(training.training_step(batch, 0) for batch in batches) / len(batches)).backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     update_momentum(training.query, training.key, training.recipe.key_momentum)
@@ -74,22 +76,27 @@ def main() -> None:
     args = parser().parse_args()
     space, recipe = SPACES[args.space](), read_recipe(args.recipe, args.opts)
     steps = WARM_UP + args.steps
-    plain = SupernetTraining(space, dataclasses.replace(recipe, codes_per_batch=None), steps, seed=0)
-    routed = RoutedTraining(space, recipe, Phases(LEVELS, CHILDREN, (0,) * (LEVELS + 1)), steps, seed=0)
-    trainings: dict[str, Any] = {"one supernet": plain, f"{CHILDREN**LEVELS} sub-nets": routed}
+    unified = dataclasses.replace(recipe, codes_per_batch=None)
+    trainings: dict[str, Any] = {
+        "one supernet": SupernetTraining(space, unified, steps, seed=0),
+        "one supernet, in parts": SupernetTraining(space, unified, steps, seed=0),
+        "sub-nets": RoutedTraining(space, recipe, Phases(LEVELS, CHILDREN, (0,) * (LEVELS + 1)), steps, seed=0),
+    }
     seconds: dict[str, list[float]] = {name: [] for name in trainings}
     optimizers = {}
     for name, training in trainings.items():
         training.to(args.device).train()
         training.log = training.log_dict = lambda *_, **__: None
         optimizers[name] = training.configure_optimizers()["optimizer"]
+    drawn = trainings["one supernet"].networks
     for step in range(steps):
-        networks = plain.networks(step)
+        networks = drawn(step)
+        batch = random_batch(trainings["sub-nets"], step)
+        alone = [part._replace(paths=None) for part, _ in batch.parts()]
+        given = {"one supernet": [batch._replace(paths=None)], "one supernet, in parts": alone, "sub-nets": [batch]}
         for name, training in trainings.items():
             training.networks = lambda _, networks=networks: networks
-            batch = random_batch(training, step)
-            given = batch if training is routed else batch._replace(paths=None)
-            taken = timed_step(training, optimizers[name], given)
+            taken = timed_step(training, optimizers[name], given[name])
             if step >= WARM_UP:
                 seconds[name].append(taken)
     print("| trained | weights of a branch | images/s | seconds a step | times that of one supernet |")

@@ -170,6 +170,8 @@ def pretrain_supernet(
         raise UserError(f"{precision!r} is not a precision; expected {', '.join(PRECISIONS)}")
     if views_on not in ("workers", "device"):
         raise UserError(f"views cannot be made on {views_on!r}; expected 'workers' or 'device'")
+    if accumulate < 1:
+        raise UserError(f"every batch was to be computed in {accumulate} parts; expected at least 1")
     data = open_images(Path(images))
     batch = recipe.batch_size
     if len(data) < batch:
@@ -273,16 +275,12 @@ def _online_knn(knn: Labelled, run: _Run, workers: int) -> Callback:
     return OnlineKNN(knn.train, knn.val, every, run.space, recipe.image_size, INPUT_FORMAT, recipe.batch_size, workers)
 
 
-def _require_even_shares(run: _Run, ranks: int, parts: int) -> None:
+def _require_even_shares(run: _Run, ranks: int, codes: int) -> None:
     batch = run.recipe.batch_size
-    if run.accumulate < 1 or batch % (ranks * run.accumulate):
+    if batch % (ranks * run.accumulate * codes):
+        of_codes = f" of {codes} codes" if codes > 1 else ""
         raise UserError(
-            f"a batch of {batch} cannot be shared by {ranks} processes in {run.accumulate} parts each; "
-            "expected a batch size that their product divides"
-        )
-    if batch % (ranks * run.accumulate * parts):
-        raise UserError(
-            f"a batch of {batch} cannot be shared by {ranks} processes in {run.accumulate} parts of {parts} codes; "
+            f"a batch of {batch} cannot be shared by {ranks} processes in {run.accumulate} parts{of_codes} each; "
             "expected a batch size that their product divides"
         )
 

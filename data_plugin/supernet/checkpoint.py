@@ -230,8 +230,8 @@ def several_sub_nets(path: str | os.PathLike[str], info: SupernetInfo) -> UserEr
     assert info.groups is not None
     count, example = info.groups.groups**info.groups.levels, ",".join(["0"] * info.groups.levels)
     return UserError(
-        f"{path} holds {count} sub-nets, and one supernet was expected; data-embed and data-evaluate take one of them, "
-        f"such as --path {example}"
+        f"{path} holds {count} sub-nets, and one supernet was expected; data-route writes the one for a task, and "
+        f"data-embed and data-evaluate take one by --path {example}"
     )
 
 

@@ -354,6 +354,8 @@ def test_resuming_with_other_codes_is_refused(images, codes, out, tmp_path):
 def test_a_batch_that_cannot_be_dealt_is_refused(images, codes, out):
     with pytest.raises(UserError, match="cannot be shared by 1 processes in 3 parts"):
         train(images, codes, out, accumulate=3)
+    with pytest.raises(UserError, match="to be computed in 0 parts; expected at least 1"):
+        train(images, codes, out, accumulate=0)
     assert not out.exists()
 
 
@@ -381,7 +383,7 @@ def routed_file(images, codes, out):
 
 
 def test_what_takes_one_supernet_refuses_one_with_sub_nets_and_takes_one_of_them(routed_file, tmp_path):
-    with pytest.raises(UserError, match=r"holds 4 sub-nets, and one supernet was expected.*such as --path 0,0$"):
+    with pytest.raises(UserError, match=r"holds 4 sub-nets, and one supernet was expected; .* by --path 0,0$"):
         load_supernet(routed_file)
     with pytest.raises(UserError, match="there is no sub-net 0,2; expected 2 numbers from 0 to 1, such as 0,0"):
         load_supernet(routed_file, sub_net=(0, 2))

@@ -26,6 +26,7 @@ class Method(nn.Module, ABC):
 
     In a step the loop gives the key branch's feature maps to :meth:`targets`, without gradient, then each query
     network's feature maps to :meth:`predictions` and these to :meth:`loss`, and at last calls :meth:`remember`, once.
+    Where sub-nets are trained, each on a part of the batch, it does so for every part.
     It averages ``key_head`` as it averages the key backbone. Query networks differ in width, so what reads their
     feature maps has to take the first channels of a wider input (:func:`with_sliced_entry`).
 
