@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +61,13 @@ def add_config_search_arguments(parser: argparse.ArgumentParser, task: Task, exa
         "training images)",
     )
     parser.add_argument(
+        "--route",
+        type=Path,
+        metavar="CODES",
+        help="codes that a supernet with groups was trained with: first find the sub-net that has seen such images, as "
+        "data-route does, beside the output folder, and search within it (default: --supernet has no groups)",
+    )
+    parser.add_argument(
         "--opts", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="changes of the framework's config"
     )
 
@@ -83,6 +93,8 @@ def search_and_print(arguments: argparse.Namespace, task: Task, finetune: str) -
         data_root = demo_data(task)
     if arguments.finetune is not None:
         require_one_process()
+    if arguments.route is not None:
+        arguments.supernet = _route(arguments, data_root)
     options = SearchOptions(
         **search_options(arguments, data_root=data_root, images=arguments.images),
         config=arguments.config,
@@ -111,6 +123,38 @@ def search_and_print(arguments: argparse.Namespace, task: Task, finetune: str) -
         _print_finetuning(search, finetune, arguments.imports)
     if arguments.finetune is not None:
         _finetune(search, arguments.finetune)
+
+
+def _route(arguments: argparse.Namespace, data_root: Path | None) -> str:
+    """The sub-net that has seen images like the task's, as a supernet; the output folder gets a name by the way."""
+    from data_plugin.routing.run import finished_route, route_supernet
+    from data_plugin.search.report.folder import numbered_folder
+
+    resume = arguments.resume
+    arguments.out = arguments.out or numbered_folder(arguments.config, resume, arguments.finetune is not None)
+    folder = arguments.out.with_name(f"{arguments.out.name}-route")
+    if arguments.dry_run:  # which leaves nothing behind
+        folder = Path(tempfile.mkdtemp(), folder.name)
+        atexit.register(shutil.rmtree, folder.parent)
+    elif resume and (supernet := finished_route(folder, arguments.supernet, arguments.route)) is not None:
+        return str(supernet)
+    route = route_supernet(
+        arguments.supernet,
+        arguments.config,
+        codes=arguments.route,
+        out=folder,
+        images=arguments.images,
+        framework=arguments.framework,
+        data_root=data_root,
+        classes=arguments.classes,
+        options=arguments.opts,
+        arch="smallest",  # which is not what is searched for
+        seed=arguments.seed,
+        device=arguments.device,
+        overwrite=arguments.overwrite,
+    )
+    print(f"{route}\n", flush=True)
+    return str(route.supernet)
 
 
 def _then(length: int | None) -> str:

@@ -128,7 +128,8 @@ def route_supernet(
     task = _task(supernet, loaded, config, images, framework, data_root, classes, options)
     source = _as_embedded(task, None if config else images, loaded.info.input_format, embedder)
 
-    drawn = draw_batches(source, image_count, EMBEDDED_TOGETHER, seed)
+    fewer = image_count is not None and image_count < len(source)
+    drawn = draw_batches(source, image_count if fewer else None, EMBEDDED_TOGETHER, seed)
     features = _embedded(drawn, embedder)
     digits = opened.assign(features)
     votes = Votes.of(digits, opened.header.children, seed)
@@ -177,6 +178,29 @@ def route_supernet(
     page = route_page(route, opened, leaves, drawn, embedder, about)
     _write(route, sub_net, network, task, page, about)
     return route
+
+
+def finished_route(
+    out: str | os.PathLike[str], supernet: str | os.PathLike[str], codes: str | os.PathLike[str]
+) -> Path | None:
+    """The sub-net that an earlier call has written, as a supernet; None where it has written none.
+
+    Args:
+        out: the output folder.
+        supernet: the supernet with groups that it has to be of.
+        codes: its codes.
+
+    Raises:
+        UserError: if the folder holds a route of another supernet or other codes.
+    """
+    folder = Path(out)
+    if not (folder / JSON).is_file():
+        return None
+    before = json.loads((folder / JSON).read_text(encoding="utf-8"))
+    now = file_hash(Path(supernet)), Codes.read(Path(codes)).fingerprint()
+    if (before["supernet"]["sha256"], before["codes"]["fingerprint"]) != now:
+        raise UserError(f"{folder} holds a route of another supernet or other codes; give the same, or another --out")
+    return folder / SUPERNET
 
 
 def _require_of_codes(path: str, supernet: RoutedSupernet, codes: Codes) -> None:

@@ -20,8 +20,10 @@ from data_plugin.backbones import DATAResNet, extract
 from data_plugin.features.codes import Codes
 from data_plugin.frameworks.registry import MMDET
 from data_plugin.images.open import open_images
+from data_plugin.search.found import Search
 from data_plugin.supernet.calibration import calibrate
 from data_plugin.supernet.checkpoint import load_routed_supernet
+from data_plugin.tools import search_det
 from data_plugin.tools.route import main
 
 
@@ -101,6 +103,37 @@ def test_the_folder_holds_the_sub_net_and_one_network_of_it(trained, drawn, tmp_
     assert said["codes"]["fingerprint"] == Codes.read(trained.codes).fingerprint()
     assert said["doubts"] == []
     assert str(found.arch) in found._repr_html_()
+
+
+@pytest.mark.filterwarnings("ignore:TRAINING DATA IS NOT")
+def test_a_search_first_routes_and_then_stays_within_the_route(trained, drawn_voc, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("mmdet", reason="MMDetection is not installed")
+    given = ["--config", "faster_rcnn_c4_voc", "--framework", "mmdet", "--data-root", drawn_voc, "--device", "cpu"]
+    given += ["--group", "0-1", "--samples", 2, "--image-count", 2, "--route", trained.codes, "--out", tmp_path / "out"]
+    given = [*map(str, given), "--opts", *SMALL_C4["mmdet"]]
+    assert search_det.main([*given, "--supernet", "shipped"]) == 2
+    assert "a supernet without groups" in capsys.readouterr().err
+    given += ["--supernet", str(trained.supernet)]
+    assert search_det.main([*given, "--dry-run"]) == 0
+    assert not any(tmp_path.iterdir())
+
+    assert search_det.main(given) == 0
+    found, way = Search.read(tmp_path / "out"), json.loads((tmp_path / "out-route" / "route.json").read_text())
+    searched = found.report.run["supernet"]["path"]
+    assert searched == str(tmp_path / "out-route" / "supernet.safetensors")
+    sub_net = load_routed_supernet(trained.supernet).along(tuple(way["route"]))
+    weights = found.winners[0].backbone().state_dict()
+    for name, value in extract(sub_net.query, found.winners[0].arch).state_dict().items():
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(weights[name], value, rtol=0, atol=0)
+
+    # What is left of the search goes on in the route that was found.
+    shutil.rmtree(tmp_path / "out")
+    monkeypatch.setattr("data_plugin.routing.run.route_supernet", lambda *_, **__: pytest.fail("routed again"))
+    assert search_det.main([*given, "--resume"]) == 0
+    other = random_supernet_file(tmp_path / "other.safetensors")
+    assert search_det.main([*given[:-1], str(other), "--resume"]) == 2
+    assert "holds a route of another supernet or other codes" in capsys.readouterr().err
 
 
 def test_a_detectors_images_are_routed_through_its_own_loader_and_its_config_trains(
