@@ -97,7 +97,7 @@ def route_supernet(
         neighbours: how many labelled images vote on the class of each.
         path: take this sub-net, a group for each level, whatever the images say.
         arch: which network of the sub-net is written, see :func:`~data_plugin.supernet.named_networks.named_networks`.
-        image_count: images that are drawn, of the labelled ones as well; None takes all.
+        image_count: images that are drawn at the most, of the labelled ones as well; None takes all.
         batch_size: images that pass through the written network together when its batch-norm statistics are taken.
         seed: of the draw.
         device: see :func:`~data_plugin.utils.ranks.pick_device`.
