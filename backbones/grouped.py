@@ -161,11 +161,15 @@ class GroupedBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor, path: Path) -> Tensor:
         """Normalise ``x`` (N, C, H, W), C at most the widest network's, as a sub-net does."""
-        return self.norm(x, self.channels.group(path) * self.channels.width)
+        return self.norm(x, self.start(path))
+
+    def start(self, path: Path) -> int:
+        """The place of a sub-net's first channel among those of all groups."""
+        return self.channels.group(path) * self.channels.width
 
     def state_of(self, path: Path) -> dict[str, Tensor]:
         """The state of the :class:`SlicedBatchNorm2d` of one sub-net."""
-        start = self.channels.group(path) * self.channels.width
+        start = self.start(path)
         return {
             name: value[start : start + self.channels.width] if value.dim() else value
             for name, value in self.norm.state_dict().items()

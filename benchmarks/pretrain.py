@@ -73,8 +73,10 @@ def set_up(args: argparse.Namespace, method: str, steps: int, views_on: str = "w
         views_on: "workers", or "device" for batches of crops, whose colours :func:`ours` makes where the networks are.
     """
     torch.manual_seed(0)
+    large = {"simclr": "simcore_simclr", "simsiam": "simsiam_in1k"}.get(method, f"data_{method}_in1k")
+    small = {"mocov2": "micro"}.get(method, f"micro_{method}")
     recipe = read_recipe(
-        f"data_{method}_in1k" if args.space == "data" else {"mocov2": "micro"}.get(method, f"micro_{method}"),
+        large if args.space == "data" else small,
         [f"batch_size={args.batch_size}", f"image_size={args.image_size}"],
     )
     training: Any = SupernetTraining(SPACES[args.space](), recipe, steps, seed=0).to(args.device).train()

@@ -2,7 +2,8 @@
 
 Synthetic features, normally distributed around a thousand directions, of which the target has the first fifty.
 *product* multiplies block by block in single precision and keeps nothing; *plain* holds all similarities and sorts them
-whole for every centroid, as the authors' code does; *choice* is what ``data-select`` does, on one process and on
+whole for every centroid, as the authors' code does, and *plain in double* the same in double precision, which tells
+apart what single precision cannot; *choice* is what ``data-select`` does, on one process and on
 several. Each row is a run of its own. Memory is the peak of what it holds beyond what it started with, the mapped store
 left out.
 
@@ -24,6 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +69,12 @@ def product(opened: EmbeddingStore, centroids: np.ndarray, budget: int, stop: bo
     return []
 
 
-def plain(opened: EmbeddingStore, centroids: np.ndarray, budget: int, stop: bool) -> list[int]:
-    single = torch.from_numpy(centroids).float()
-    blocks = (torch.from_numpy(np.array(block.features)).float() for block in opened)
-    similar = torch.cat([single @ block.T for block in blocks], dim=1)
+def plain(
+    opened: EmbeddingStore, centroids: np.ndarray, budget: int, stop: bool, precision: torch.dtype = torch.float32
+) -> list[int]:
+    rows = torch.from_numpy(centroids).to(precision)
+    blocks = (torch.from_numpy(np.array(block.features)).to(precision) for block in opened)
+    similar = torch.cat([rows @ block.T for block in blocks], dim=1)
     orders = [torch.argsort(row, descending=True, stable=True).numpy() for row in similar]
     places = [0] * len(orders)
     chosen: dict[int, None] = {}
@@ -102,6 +106,7 @@ def choice(opened: EmbeddingStore, centroids: np.ndarray, budget: int, stop: boo
 WAYS: dict[str, Callable[[EmbeddingStore, np.ndarray, int, bool], list[int]]] = {
     "product": product,
     "plain": plain,
+    "plain in double": partial(plain, precision=torch.float64),
     "choice": choice,
 }
 
@@ -165,20 +170,22 @@ def main() -> None:
         write(store / "open", arguments.images, arguments.dim, DIRECTIONS, seed=1)
         write(store / "target", arguments.targets, arguments.dim, OF_TARGET, seed=2)
         print(f"{arguments.images:,} x {arguments.dim}, {arguments.targets:,} targets, {arguments.clusters} centroids")
-        print("| way | processes | s | of the product's | GB | images chosen | of them the plain algorithm's |")
+        print("| way | processes | s | of the product's | GB | images chosen | as plain in double, and in its order |")
         print("| --- | --- | --- | --- | --- | --- | --- |")
-        alone, reference = 0.0, set[int]()
-        for way, ranks in (("product", 1), ("plain", 1), *(("choice", ranks) for ranks in arguments.ranks)):
+        alone, reference = 0.0, list[int]()
+        each_alone = ("product", "plain in double", "plain")
+        for way, ranks in (*((way, 1) for way in each_alone), *(("choice", ranks) for ranks in arguments.ranks)):
             launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)] if ranks > 1 else []
             options = [*sys.argv[1:], "--store", str(store), "--row", way, str(answer)]
             subprocess.run([sys.executable, *launch, __file__, *options], check=True, stdout=subprocess.DEVNULL)
             found = json.loads(answer.read_text())
-            chosen = set(found["chosen"])
+            chosen = found["chosen"]
             alone = alone or found["seconds"]
-            reference = chosen if way == "plain" else reference
+            reference = reference or chosen
             cells = [way, str(ranks), f"{found['seconds']:.2f}", f"{found['seconds'] / alone:.2f}"]
             cells += [f"{found['bytes'] / 1e9:.3f}"]
-            cells += [f"{len(chosen):,}", f"{len(chosen & reference):,}"] if chosen else ["", ""]
+            same = "all" if chosen == reference else f"{len({*chosen} & {*reference}):,}, not in its order"
+            cells += [f"{len(chosen):,}", same] if chosen else ["", ""]
             print(f"| {' | '.join(cells)} |", flush=True)
 
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import NamedTuple
 
@@ -132,7 +133,8 @@ def _python(words: list[str]) -> list[str]:
     """What runs a command of a page with this interpreter, wherever it is run."""
     if words[0] == "python":
         return [sys.executable, str(ROOT / words[1]), *words[2:]]
-    return [sys.executable, "-m", f"data_plugin.tools.{words[0].removeprefix('data-').replace('-', '_')}", *words[1:]]
+    (command,) = entry_points(group="console_scripts", name=words[0])
+    return [sys.executable, "-m", command.module, *words[1:]]
 
 
 def _minutes(seconds: float) -> str:

@@ -3,6 +3,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,9 @@ def test_tools_know_the_options_of_every_command(step, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
     command, *words = step.arguments
-    tool = importlib.import_module(f"data_plugin.tools.{command.removeprefix('data-').replace('-', '_')}")
+    (found,) = entry_points(group="console_scripts", name=command)
     with pytest.raises(ParsedError):
-        tool.main(words)
+        found.load()(words)
 
 
 def test_every_command_of_the_guide_is_run_or_says_why_not():

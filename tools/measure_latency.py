@@ -27,9 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--runtime",
-        choices=("torch", "onnxruntime", "tensorrt"),
+        choices=("torch", "onnxruntime", "tensorrt", "tensorrt-fp16"),
         default="torch",
-        help="what runs the networks (default: %(default)s); one of tensorrt is written by hand, see docs/search.md",
+        help="what runs the networks: torch on a CPU or GPU, onnxruntime on a CPU, tensorrt on a GPU where "
+        "onnxruntime has it (default: %(default)s); a table for any other is written by hand, see docs/search.md",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
     parser.add_argument("--threads", type=_count, help="threads on a CPU (default: PyTorch's, one a core)")

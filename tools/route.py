@@ -1,4 +1,4 @@
-"""Find the sub-net of a supernet with groups that was trained on images like yours; no labels are read."""
+"""Find the sub-net of a supernet with groups that was trained on images like yours."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from data_plugin.tools.exit_codes import user_errors_exit_2
 from data_plugin.tools.framework_help import framework_help
 from data_plugin.tools.import_argument import add_import_argument, import_modules
 from data_plugin.tools.number_arguments import sub_net, whole
-from data_plugin.tools.search_cli import command, count_or_all
+from data_plugin.tools.search_cli import command, count_or_all, require_outside
 from data_plugin.utils.extras import require_installed
 
 if TYPE_CHECKING:
     from data_plugin.routing.route import Route
 
-NEEDED = ("sklearn", "torchvision")
+NEEDED = ("torchvision",)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,10 +54,28 @@ def parser() -> argparse.ArgumentParser:
         "--opts", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="changes of the framework's config"
     )
     parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FOLDER",
+        help="labelled images, a sub-folder a class: take the sub-net that classifies each of them best by the others "
+        "(default: no labels are read)",
+    )
+    parser.add_argument(
+        "--unified", metavar="SUPERNET", help="a supernet without groups to measure on --labels beside the sub-nets"
+    )
+    parser.add_argument(
+        "--neighbours",
+        type=_positive,
+        default=20,
+        metavar="K",
+        help="labelled images that vote on the class of each (default: %(default)s)",
+    )
+    parser.add_argument(
         "--path",
         type=sub_net,
         metavar="G,G,...",
-        help="take this sub-net, such as 2,0,1,3, whatever the images say (default: the one that most fall to)",
+        help="take this sub-net, such as 2,0,1,3, whatever the images say (default: the one that most fall to, or with "
+        "--labels the most accurate)",
     )
     parser.add_argument(
         "--arch",
@@ -70,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
         type=count_or_all,
         metavar="N",
         default=1_024,
-        help="images drawn, or 'all' (default: %(default)s)",
+        help="images drawn, of --labels as well, or 'all' (default: %(default)s)",
     )
     parser.add_argument(
         "--batch-size",
@@ -88,6 +106,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, route, say which sub-net it is and what to do with it."""
     arguments = vars(parser().parse_args(argv))
+    if arguments["overwrite"]:
+        read = ("supernet", "codes", "images", "data_root", "labels", "unified")
+        require_outside(arguments["out"], {name: Path(arguments[name]) for name in read if arguments[name] is not None})
     require_installed(NEEDED, extra="pretrain")
     from data_plugin.routing.run import route_supernet
 

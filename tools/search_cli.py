@@ -163,7 +163,7 @@ def search_options(arguments: argparse.Namespace, **inputs: Path | None) -> dict
 
     if arguments.overwrite and arguments.out is not None:
         read = {"supernet": named_supernet(arguments.supernet), "latency_table": arguments.latency_table, **inputs}
-        _require_outside(arguments.out, {name.replace("_", " "): path for name, path in read.items()})
+        require_outside(arguments.out, {name.replace("_", " "): path for name, path in read.items()})
     same: tuple[str, ...] = (
         "supernet",
         "out",
@@ -216,8 +216,16 @@ def _strategy(arguments: argparse.Namespace) -> Strategy:
     return start if arguments.halve is None else Halving(start, arguments.halve)
 
 
-def _require_outside(out: Path, inputs: Mapping[str, Path | None]) -> None:
-    """Check that replacing the output folder deletes no input."""
+def require_outside(out: Path, inputs: Mapping[str, Path | None]) -> None:
+    """Check that replacing the output folder deletes no input.
+
+    Args:
+        out: the folder.
+        inputs: files and folders that are read, by what they are called; None where there is none.
+
+    Raises:
+        UserError: if one is in it.
+    """
     for name, path in inputs.items():
         if path is not None and path.resolve().is_relative_to(out.resolve()):
             raise UserError(f"--overwrite would delete the {name} {path} with the output folder {out}; name another")

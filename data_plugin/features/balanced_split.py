@@ -17,6 +17,12 @@ ROUNDS = 30
 SOFTNESS, ITERATIONS = np.array([0.2, 0.05, 0.02]), 20
 """How undecided images are in Sinkhorn's iteration, as parts of their similarities' spread, and steps with each."""
 
+NEAR = 1e-3
+"""Where the iteration ends: the logarithm of the images that choose a cluster, by those that it may have."""
+
+STEPS = 20
+"""Of k-means, whose steps go on with sizes within bounds."""
+
 
 def balanced_centroids(features: np.ndarray, children: int, least: int, most: int, seed: int) -> np.ndarray:
     """The centroids of balanced clusters: k-means, then its steps go on with :func:`deal` in place of the nearest.
@@ -34,7 +40,8 @@ def balanced_centroids(features: np.ndarray, children: int, least: int, most: in
     # Several threads add up in any order; and of equal images there may be more than clusters can tell apart.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        centroids = unit_vectors(KMeans(children, n_init=3, random_state=seed).fit(features).cluster_centers_)
+        found = KMeans(children, n_init=3, max_iter=STEPS, random_state=seed).fit(features)
+    centroids = unit_vectors(found.cluster_centers_)
     parts = deal(features @ centroids.T, least, most)
     for _ in range(ROUNDS):
         before = parts
@@ -56,8 +63,8 @@ def deal(similarities: np.ndarray, least: int, most: int) -> np.ndarray:
 
     Args:
         similarities: (N, K), of every image to every cluster.
-        least: images of a cluster at the least.
-        most: images of a cluster at the most.
+        least: images of a cluster at the least, N / K at the most.
+        most: images of a cluster at the most, N / K at the least.
 
     Returns:
         The number of each image's cluster, (N,).
@@ -81,17 +88,21 @@ def deal(similarities: np.ndarray, least: int, most: int) -> np.ndarray:
 
 def _prices(similarities: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """What each cluster has to ask for, so that about as many images choose it as its size is."""
-    prices = np.zeros(similarities.shape[1])
-    spread = float(np.ptp(similarities, axis=1).mean())
+    prices = np.zeros((len(sizes), 1))
+    by_cluster = np.ascontiguousarray(similarities.T)  # sums over few clusters are slow along rows
+    spread = float(np.ptp(by_cluster, axis=0).mean())
     if not spread:
-        return prices
+        return prices[:, 0]
     for softness in spread * SOFTNESS:
         for _ in range(ITERATIONS):
-            gains = (similarities - prices) / softness
-            shares = np.exp(gains - gains.max(axis=1, keepdims=True))
-            shares /= shares.sum(axis=1, keepdims=True)
-            prices += softness * np.log((shares.sum(axis=0) + np.finfo(float).tiny) / sizes)
-    return prices
+            gains = (by_cluster - prices) / softness
+            shares = np.exp(gains - gains.max(axis=0))
+            shares /= shares.sum(axis=0)
+            excess = np.log((shares.sum(axis=1) + np.finfo(float).tiny) / sizes)
+            prices += softness * excess[:, None]
+            if np.abs(excess).max() < NEAR:
+                break
+    return prices[:, 0]
 
 
 def _sizes_near(counts: np.ndarray, least: int, most: int) -> np.ndarray:
@@ -99,7 +110,7 @@ def _sizes_near(counts: np.ndarray, least: int, most: int) -> np.ndarray:
     sizes = counts.clip(least, most)
     while left := int(counts.sum() - sizes.sum()):
         free = np.flatnonzero(sizes < most) if left > 0 else np.flatnonzero(sizes > least)
-        step = left // len(free) if abs(left) >= len(free) else (1 if left > 0 else -1)
+        step = int(left / len(free)) or (1 if left > 0 else -1)
         moved = free[: abs(left)]
         sizes[moved] = (sizes[moved] + step).clip(least, most)
     return sizes

@@ -76,7 +76,7 @@ def _contact_sheet(codes: Codes, store: EmbeddingStore, centroids: np.ndarray) -
     for leaf in _evenly(codes.header.leaves, LEAVES):
         members = np.flatnonzero(leaves == leaf)
         nearest = members[np.argsort(-(store.features(members) @ centroids[leaf]), kind="stable")]
-        code = ".".join(map(str, codes.digits[members[0]].tolist()))
+        code = ",".join(map(str, codes.digits[members[0]].tolist()))
         rows.append((code, store.paths(nearest[_evenly(len(nearest), SHOWN)])))
     pictures = thumbnails(path for _, paths in rows for path in paths)
     return [(code, [pictures[path] for path in paths]) for code, paths in rows]

@@ -76,7 +76,7 @@ class Embedder:
     def save(self, path: Path) -> None:
         """Write the network's weights, for :func:`read_embedder`."""
         weights = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
-        header = {"format": "pt", "arch": str(self.network.arch)}
+        header = {"arch": str(self.network.arch)}  # one entry: safetensors writes several in any order
         write_whole(path, lambda temporary: save_file(weights, temporary, metadata=header))
 
 

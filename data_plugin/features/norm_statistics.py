@@ -61,7 +61,7 @@ class NormStatistics:
         """
         new: dict[Place, Statistics] = {}
         for done, images in enumerate(batches):
-            with _kept(self.supernet):
+            with kept_norms(self.supernet):
                 parts = _Parts(self.supernet, partial(self._average, new, done))
                 walk_traced(parts, images, archs, self.last_stage, visit)
         self.by_place.update(new)
@@ -90,7 +90,7 @@ class NormStatistics:
                         buffer[:channels] = value
             return part()
 
-        with _kept(self.supernet):
+        with kept_norms(self.supernet):
             yield _Parts(self.supernet, run)
 
     @torch.no_grad()
@@ -179,12 +179,12 @@ def _place(path: tuple[int, ...], block: int) -> Place:
 
 
 @contextmanager
-def _kept(supernet: DynamicResNet) -> Iterator[None]:
-    """Put back every batch norm's mode, momentum and statistics afterwards."""
+def kept_norms(supernet: nn.Module) -> Iterator[list[SlicedBatchNorm2d]]:
+    """Put back every batch norm's mode, momentum and statistics after a ``with``; yields them all."""
     norms = [module for module in supernet.modules() if isinstance(module, SlicedBatchNorm2d)]
     before = [(n.training, n.momentum, [buffer.clone() for buffer in n.buffers()]) for n in norms]
     try:
-        yield
+        yield norms
     finally:
         for norm, (training, momentum, values) in zip(norms, before, strict=True):
             norm.training, norm.momentum = training, momentum

@@ -12,14 +12,14 @@ from typing import Any
 
 from data_plugin.backbones.pretrained import PTH_FILE
 from data_plugin.frameworks.finetuned import Finetuned, Training, Weights
-from data_plugin.frameworks.framework import MAIN_METRIC
-from data_plugin.frameworks.framework_config import LAST_CHECKPOINT
+from data_plugin.frameworks.framework import MAIN_METRIC, Task
+from data_plugin.frameworks.framework_config import LAST_CHECKPOINT, FrameworkConfig
 from data_plugin.frameworks.registry import find_framework
 from data_plugin.frameworks.run import METRICS, run_finetune
 from data_plugin.images.batch import draw_batches
 from data_plugin.search.searcher import Searcher
 from data_plugin.supernet.backbone_files import save_backbone
-from data_plugin.supernet.checkpoint import load_supernet
+from data_plugin.supernet.checkpoint import Supernet, load_supernet
 from data_plugin.supernet.named_networks import named_networks
 from data_plugin.supernet.named_supernet import named_supernet
 from data_plugin.supernet.random_start import random_start
@@ -138,16 +138,11 @@ def finetune_each(
         "iterations": iterations,
         "versions": installed_versions([*chosen.distributions, "torch"]),
     }
-    images = opened.images()  # before anything is written, since they may be missing
-    batches = draw_batches(images, STATISTICS_IMAGES if len(images) > STATISTICS_IMAGES else None, 16, seed=0)
-    searcher = Searcher(loaded.at(pick_device("auto"), **opened.resolution.options()), opened.taps)
+    networks = _Networks(loaded, opened)
 
     def train(training: Training, folder: Path) -> None:
-        arch = training.arch
-        random = training.weights == "random"
-        save_backbone(folder, random_start(arch, training.seed) if random else searcher.extract([arch], batches)[0])
         path = folder / chosen.configs.file_name(config)
-        opened.write(arch, (folder / PTH_FILE).resolve(), path, iterations)
+        networks.write(training, path, iterations)
         run_finetune(
             str(path),
             folder,
@@ -159,6 +154,70 @@ def finetune_each(
         )
 
     return train_each(out, settings, MAIN_METRIC[chosen.task], trainings, train, resume, done)
+
+
+def write_network(
+    supernet: str | os.PathLike[str],
+    config: str,
+    out: str | Path,
+    arch: str,
+    task: Task,
+    *,
+    framework: str | None = None,
+    data_root: Path | None = None,
+    classes: Sequence[str] | None = None,
+    options: Sequence[str] = (),
+) -> Path:
+    """Write a config with one network of a supernet as its backbone, and beside it the network's weights.
+
+    Args:
+        supernet: the supernet's file, or "shipped" for the one that comes with the package.
+        config: config name or path of a detector or segmenter.
+        out: folder of both.
+        arch: the network, see :func:`named_networks`.
+        task: what the config's model is for.
+        framework: the framework; None picks one, see :func:`find_framework`.
+        data_root: folder of the data sets; None leaves the config's.
+        classes: the classes of objects; None leaves them to the config and the annotations.
+        options: ``KEY=VALUE`` changes of the config.
+
+    Returns:
+        The config's path.
+
+    Raises:
+        UserError: if anything that was given does not fit.
+    """
+    loaded = load_supernet(supernet)
+    chosen = find_framework(framework, config, task)
+    opened = chosen.open(config, options, data_root, classes)
+    loaded.info.input_format.require(opened.input_format, f"the config {config}, by its {chosen.input_keys},")
+    (network,) = named_networks([arch], loaded.info.space)
+    path = Path(out) / chosen.configs.file_name(config)
+    _Networks(loaded, opened).write(Training(arch, network, "supernet", seed=0), path, None)
+    return path
+
+
+class _Networks:
+    """Networks of a supernet for a config, with batch-norm statistics of its images.
+
+    Args:
+        supernet: the supernet.
+        opened: the config.
+    """
+
+    def __init__(self, supernet: Supernet, opened: FrameworkConfig) -> None:
+        self._opened = opened
+        images = opened.images()  # before anything is written, since they may be missing
+        self._batches = draw_batches(images, STATISTICS_IMAGES if len(images) > STATISTICS_IMAGES else None, 16, seed=0)
+        self._searcher = Searcher(supernet.at(pick_device("auto"), **opened.resolution.options()), opened.taps)
+
+    def write(self, training: Training, path: Path, iterations: int | None) -> None:
+        """Write the weights that a training starts from, and its config."""
+        arch = training.arch
+        random = training.weights == "random"
+        network = random_start(arch, training.seed) if random else self._searcher.extract([arch], self._batches)[0]
+        save_backbone(path.parent, network)
+        self._opened.write(arch, (path.parent / PTH_FILE).resolve(), path, iterations)
 
 
 def train_each(

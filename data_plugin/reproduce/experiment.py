@@ -21,17 +21,22 @@ from data_plugin.search.report.search_report import SEARCH_FILE, SearchReport
 from data_plugin.search.run import SearchOptions, run_search
 from data_plugin.search.strategies.sample import Sample
 from data_plugin.space import cost
+from data_plugin.space.arch import Arch
 from data_plugin.space.budget import Budget
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.supernet.checkpoint import load_supernet
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.files import write_whole
 
+THE_PAPERS = "the paper's"
+"""What the network is called that the paper has found."""
+
 SECONDS = "seconds.json"
 """The file in a row's folder that holds how long its trainings took, interruptions left out."""
 
 
 def run_row(
+    kind: str,
     row: Row,
     experiment: Experiment,
     supernet: str,
@@ -42,6 +47,7 @@ def run_row(
     """Run a row, going on where an earlier call of the same settings stopped.
 
     Args:
+        kind: the table's.
         row: the row.
         experiment: its scale.
         supernet: the supernet's file, or "shipped".
@@ -50,7 +56,7 @@ def run_row(
         done: called with every fine-tuning that is done, an earlier call's too.
 
     Returns:
-        The search, its report with rivals and rank checks.
+        The search, its report with rivals or rank checks.
 
     Raises:
         UserError: if anything does not fit; what is finished stays.
@@ -64,23 +70,55 @@ def run_row(
 
     labelled = None
     if experiment.task == "classification":
-        labelled = LabelledImages(data / experiment.data / "train", data / experiment.data / "val", experiment.labels)
-    else:  # beside the pick what one would take without a search, and ResNet-50's shape from random weights
+        folder = data / experiment.data
+        labelled = LabelledImages(folder / "train", folder / "val", experiment.labels, experiment.protocol)
+    return KINDS[kind](search, row, experiment, labelled, tell)
+
+
+def _ranked(
+    search: Search, row: Row, experiment: Experiment, labelled: LabelledImages | None, tell: Callable[[Finetuned], None]
+) -> Search:
+    """Networks of all the range, fine-tuned alike."""
+    if (
+        labelled is None
+    ):  # beside the pick what one would take without a search, and ResNet-50's shape from random weights
         search = finetune_rivals(search, experiment.length, tell)
     plan = plan_rank_check(search.report, networks=experiment.networks, seeds=experiment.seeds)
-    return check_ranking(search, plan, experiment.length, labelled=labelled, resume=(out / FOLDER).is_dir(), done=tell)
+    resume = (search.out / FOLDER).is_dir()
+    return check_ranking(search, plan, experiment.length, labelled=labelled, resume=resume, done=tell)
 
 
-def finished_row(out: Path) -> SearchReport | None:
-    """The report of a row in its output folder; None while it is not finished."""
+def _picked(
+    search: Search, row: Row, experiment: Experiment, labelled: LabelledImages | None, tell: Callable[[Finetuned], None]
+) -> Search:
+    """The pick and its rivals, and the paper's network where the supernet has it."""
+    own = Arch.parse(row.arch) if row.arch else None
+    largest = load_supernet(search.report.run["supernet"]["path"]).info.space.largest
+    also = {THE_PAPERS: own} if own is not None and own.fits_inside(largest) else {}
+    return finetune_rivals(search, experiment.length, tell, seeds=experiment.seeds, also=also, labelled=labelled)
+
+
+KINDS = {"ranking": _ranked, "picks": _picked}
+"""What is made of a row's search, by the kind of its table."""
+
+
+def finished_row(kind: str, out: Path) -> SearchReport | None:
+    """The report of a row in its output folder; None while it is not finished.
+
+    Args:
+        kind: the table's.
+        out: the folder.
+    """
     if not (out / SEARCH_FILE).is_file():
         return None
     report = SearchReport.read(out)
-    return report if report.rank_checks else None
+    return report if (report.rank_checks if kind == "ranking" else report.finetuning) else None
 
 
 def budgets_of(space: SearchSpace, experiment: Experiment) -> list[Budget]:
-    """The ranges of an experiment as budgets, rounded outwards to thousandths of GFLOPs."""
+    """The ranges of an experiment as budgets, percentiles rounded outwards to thousandths of GFLOPs."""
+    if experiment.group:
+        return [Budget.group(experiment.group)]
     gflops = cost.flops(space.table) / 1e9
     found = []
     for low, high in experiment.ranges:
@@ -100,6 +138,7 @@ def _searched(row: Row, experiment: Experiment, supernet: str, data: Path, out: 
         task=experiment.task,
         framework=experiment.framework,
         data_root=None if classifies else folder,
+        images=data / experiment.source if experiment.source else None,
         budgets=budgets_of(load_supernet(supernet).info.space, experiment),
         strategy=Sample(experiment.networks),
         image_size=experiment.image_size,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from data_plugin.frameworks.registry import find_framework
+from data_plugin.reproduce.experiment import budgets_of
 from data_plugin.reproduce.recipe import Experiment, Row, Scale
 from data_plugin.space import cost
 from data_plugin.space.search_space import SearchSpace
@@ -15,6 +17,10 @@ from data_plugin.utils.errors import UserError
 
 PEAK = 989e12
 """Operations a second on dense matrices in bfloat16 of an H100 SXM, by the vendor's data sheet."""
+
+PICKS = 6
+"""Fine-tunings of a budget: the pick, a random one, most FLOPs, most parameters, and ResNet-50's shape twice; in
+round numbers, since some may be the same network."""
 
 UTILISED = 0.2
 """Assumed part of it that a fine-tuning comes to."""
@@ -44,21 +50,24 @@ class Outlook:
     missing: list[str]
 
 
-def outlook(row: Row, experiment: Experiment, scale: Scale, space: SearchSpace, data: Path) -> Outlook:
+def outlook(kind: str, row: Row, experiment: Experiment, scale: Scale, space: SearchSpace, data: Path) -> Outlook:
     """What a row takes at a scale.
 
     Args:
+        kind: the table's.
         row: the row.
         experiment: how it is run at that scale.
         scale: the scale.
         space: the supernet's space.
         data: the folder of all data sets.
     """
-    networks = experiment.networks * len(experiment.ranges)
+    budgets = budgets_of(space, experiment)
+    networks = (PICKS if kind == "picks" else experiment.networks) * len(budgets)
     trainings = networks * len(experiment.seeds)
     size = (experiment.size[0], experiment.size[1])
     # A backward pass counts as two forward ones, and a multiply-accumulate is two operations.
-    operations = 2 * 3 * cost.flops(space.table, size).mean() * experiment.images * trainings
+    within = np.any([budget.fits(space.table, {"flops": cost.flops}) for budget in budgets], axis=0)
+    operations = 2 * 3 * cost.flops(space.table, size)[within].mean() * experiment.images * trainings
     return Outlook(
         row=row.name,
         networks=networks,
@@ -72,7 +81,10 @@ def outlook(row: Row, experiment: Experiment, scale: Scale, space: SearchSpace, 
 def _missing(experiment: Experiment, scale: Scale, data: Path) -> list[str]:
     folder = data / experiment.data
     parts = [folder / "train", folder / "val"] if experiment.task == "classification" else [folder]
+    parts += [data / experiment.source] if experiment.source else []
     missing = [f"the folder {part}" for part in parts if not part.is_dir()]
+    if experiment.supernet and not (data / experiment.supernet).is_file():
+        missing.append(f"the supernet {data / experiment.supernet}")
     if experiment.config:
         try:
             find_framework(experiment.framework, experiment.config, experiment.task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from data_plugin.frameworks.framework import Task
 from data_plugin.utils.errors import UserError
@@ -16,7 +16,10 @@ Scale = Literal["here", "paper"]
 
 SCALES: tuple[Scale, ...] = ("here", "paper")
 
-RECIPES = {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.toml"))}
+_FILES = (Path(__file__).parent / "recipes").glob("*.toml")
+RECIPES = {
+    path.stem: path for path in sorted(_FILES, key=lambda path: (path.stem[:5] != "table", len(path.stem), path.stem))
+}
 """The tables that come with the package, by name."""
 
 
@@ -37,10 +40,14 @@ class Experiment:
         framework: the one whose keys the options are; None picks one.
         options: ``KEY=VALUE`` changes of the config.
         ranges: percentiles of the space's FLOPs between which networks are drawn, a budget each.
+        group: a range of GFLOPs in their place, such as "3-4".
         seeds: seeds of every network's fine-tunings.
+        source: images that are searched on in the place of the task's own, relative to the folder of all.
+        supernet: a supernet of its own, relative to the folder of all.
         image_count: images of the search.
         image_size: height and width at which images are classified; None takes the pre-training's.
         labels: part of every class whose labels are used, for classification.
+        protocol: how networks are trained to classify, see :class:`~data_plugin.ranking.classified.LabelledImages`.
     """
 
     task: Task
@@ -54,10 +61,14 @@ class Experiment:
     framework: str | None = None
     options: Sequence[str] = ()
     ranges: Sequence[Sequence[float]] = ((0, 100),)
+    group: str = ""
     seeds: Sequence[int] = (0,)
+    source: str = ""
+    supernet: str = ""
     image_count: int = 256
     image_size: int | None = None
     labels: float = 1.0
+    protocol: Literal["semisup", "linear"] = "semisup"
 
 
 @dataclass(frozen=True)
@@ -69,12 +80,14 @@ class Row:
         paper: the paper's figure.
         taps: what the search compares.
         scales: how it is run.
+        arch: the network that the paper has found; empty where it names none.
     """
 
     name: str
     paper: float
     taps: Sequence[str]
     scales: Mapping[str, Experiment]
+    arch: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,15 +96,20 @@ class Table:
 
     Args:
         title: what it is.
+        kind: what its rows are: how far the distance ranks networks ("ranking"), or what the network comes to that it
+            picks ("picks").
         figure: what the paper gives for every row.
         supernets: by scale, the supernet; where there is none it has to be named.
-        rows: the rows.
+        rows: the rows. In a recipe, what several have in common may stand in front of them.
+        baselines: what the paper has beside them, by name.
     """
 
     title: str
+    kind: Literal["ranking", "picks"]
     figure: str
     supernets: Mapping[str, str]
     rows: Sequence[Row]
+    baselines: Mapping[str, float]
 
 
 def read_table(name: str) -> Table:
@@ -106,12 +124,26 @@ def read_table(name: str) -> Table:
     path = RECIPES.get(name, Path(name))
     if name not in RECIPES and path.suffix != ".toml":
         raise UserError(f"{name!r} is no table; expected one of {', '.join(RECIPES)}, or the path of a .toml file")
-    values = read_recipe_file(path)
-    rows = [_filled(Row, row, f"row {number} of {path}") for number, row in enumerate(values.get("rows", ()), 1)]
-    table: Table = _filled(Table, {"supernets": {}, **values, "rows": rows}, str(path))
+    values = dict(read_recipe_file(path))
+    common: dict[str, Any] = {name: values.pop(name) for name in ("taps", "scales") if name in values}
+    rows = [
+        _filled(Row, _row(row, common), f"row {number} of {path}")
+        for number, row in enumerate(values.get("rows", ()), 1)
+    ]
+    table: Table = _filled(Table, {"supernets": {}, "baselines": {}, **values, "rows": rows}, str(path))
     if not rows or len({row.name for row in rows}) < len(rows):
         raise UserError(f"the rows of {path} are {', '.join(row.name for row in rows) or 'none'}; expected each once")
+    if table.kind not in get_args(get_type_hints(Table)["kind"]):
+        raise UserError(f"{path} is a table of the kind {table.kind!r}; expected ranking or picks")
     return table
+
+
+def _row(values: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a row and those of all rows, of the scales that it names or, if it names none, of all."""
+    scales = common.get("scales", {})
+    own = values.get("scales", scales)
+    merged = {name: {**scales.get(name, {}), **each} for name, each in own.items()}
+    return {**common, **values, "scales": merged}
 
 
 def _filled(kind: type, values: Mapping[str, Any], where: str) -> Any:

@@ -42,6 +42,10 @@ class Reproduction:
     data: Path
     out: Path
 
+    def supernet_of(self, experiment: Experiment) -> str | None:
+        """The supernet's file of one row, "shipped", or None where none was named."""
+        return str(self.data / experiment.supernet) if experiment.supernet else self.supernet
+
     @property
     def rows(self) -> Mapping[str, tuple[Row, Experiment]]:
         """The rows that have this scale, by name."""
@@ -76,12 +80,13 @@ def foresee(reproduction: Reproduction) -> tuple[list[Outlook], list[str]]:
         UserError: if the supernet that was named cannot be read.
     """
     missing, space = [], SearchSpace.data()
-    if reproduction.supernet is None:
-        missing.append("a supernet of the paper's space; pre-train one and name it with --supernet")
-    else:
-        space = load_supernet(reproduction.supernet).info.space
     rows = reproduction.rows.values()
-    return [outlook(*each, reproduction.scale, space, reproduction.data) for each in rows], missing
+    if reproduction.supernet is not None:
+        space = load_supernet(reproduction.supernet).info.space
+    elif not all(experiment.supernet for _, experiment in rows):
+        missing.append("a supernet of the paper's space; pre-train one and name it with --supernet")
+    kind = reproduction.table.kind
+    return [outlook(kind, *each, reproduction.scale, space, reproduction.data) for each in rows], missing
 
 
 def reproduce(
@@ -111,13 +116,15 @@ def reproduce(
     chosen = list(reproduction.rows) if rows is None else rows
     outlooks, missing = foresee(reproduction)
     missing += [what for each in outlooks if each.row in chosen for what in each.missing]
-    if missing or reproduction.supernet is None:
+    if missing:
         raise UserError(f"{reproduction.name} at the scale {reproduction.scale!r} lacks {'; '.join(missing)}")
     _open(reproduction, chosen, resume)
     for name in chosen:
         row, experiment = reproduction.rows[name]
         out = reproduction.out / name
-        run_row(row, experiment, reproduction.supernet, reproduction.data, out, partial(done, name))
+        supernet = reproduction.supernet_of(experiment)
+        assert supernet is not None  # or it would be missing
+        run_row(reproduction.table.kind, row, experiment, supernet, reproduction.data, out, partial(done, name))
         write_page(reproduction)
     return write_page(reproduction)
 
@@ -127,7 +134,7 @@ def write_page(reproduction: Reproduction) -> str:
     found = {}
     for name, (row, experiment) in reproduction.rows.items():
         folder = reproduction.out / name
-        if (report := finished_row(folder)) is not None:
+        if (report := finished_row(reproduction.table.kind, folder)) is not None:
             found[name] = (row, experiment, report, json.loads((folder / SECONDS).read_text()))
     lacking = len(reproduction.rows) - len(found)
     return write_table(reproduction.out, reproduction.table, reproduction.scale, found, lacking)

@@ -15,6 +15,7 @@ from data_plugin.features.embedder import Embedder
 from data_plugin.images.batch import ImageBatches
 from data_plugin.images.input_format import InputFormat
 from data_plugin.images.thumbnails import Thumbnail, thumbnail, thumbnails
+from data_plugin.routing.accuracies import Accuracies
 from data_plugin.routing.recropped import shown
 from data_plugin.routing.route import Route, in_words
 from data_plugin.utils.drawing import figure, svg
@@ -26,7 +27,7 @@ SUB_NETS, SHOWN = 5, 7
 BARS = 40
 """Sub-nets in the plot at the most."""
 
-ROUTE, OTHERS = "#2c7a3f", "#c3ccd6"
+ROUTE, OTHERS, UNIFIED = "#2c7a3f", "#c3ccd6", "#c0562f"
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ def route_page(
     return template(__package__, "route.html.j2").render(
         said=str(route).splitlines(),
         plot=Markup(_plot(route)),
+        accuracies=Markup(_accuracy_plot(route, route.accuracies)) if route.accuracies else "",
         rows=_contact_sheet(route, codes, leaves, drawn, embedder),
-        facts=route.facts(),
         run={name: value for name, value in _flat(about) if value is not None},
     )
 
@@ -78,6 +79,21 @@ def _plot(route: Route) -> str:
     axes.bar(range(len(ranking)), [100 * count / votes.images for _, count in ranking], color=colours)
     axes.set_xticks(range(len(ranking)), [in_words(path) for path, _ in ranking], rotation=90, fontsize=7)
     axes.set_ylabel("% of the images")
+    return svg(plot)
+
+
+def _accuracy_plot(route: Route, accuracies: Accuracies) -> str:
+    """Accuracy on the labelled images by the share of the task's images, a point for each sub-net."""
+    plot = figure(3.2)
+    axes = plot.subplots()
+    for path, accuracy in zip(accuracies.paths, accuracies.by_sub_net.tolist(), strict=True):
+        chosen = path == route.path
+        share = 100 * route.votes.share(path)
+        axes.plot(share, 100 * accuracy, "o", color=ROUTE if chosen else OTHERS, markersize=9 if chosen else 5)
+    if accuracies.unified is not None:
+        axes.axhline(100 * accuracies.unified.mean(), color=UNIFIED, linestyle="--", linewidth=1)
+    axes.set_xlabel("% of the images")
+    axes.set_ylabel("accuracy in %")
     return svg(plot)
 
 

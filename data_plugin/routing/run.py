@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from data_plugin import __version__
 from data_plugin.backbones.data_resnet import DATAResNet
@@ -18,6 +19,7 @@ from data_plugin.features.store import NETWORK
 from data_plugin.images.batch import ImageBatches, ImageSource, draw_batches
 from data_plugin.images.input_format import InputFormat
 from data_plugin.images.open import open_images
+from data_plugin.routing.accuracies import NEIGHBOURS, accuracies
 from data_plugin.routing.page import route_page
 from data_plugin.routing.recropped import RecroppedImages
 from data_plugin.routing.route import BACKBONE, SUPERNET, Route, Similarity
@@ -27,7 +29,14 @@ from data_plugin.search.report.folder import require_free
 from data_plugin.search.searcher import Searcher
 from data_plugin.space.arch import Arch
 from data_plugin.supernet.backbone_files import PTH_FILE, save_backbone
-from data_plugin.supernet.checkpoint import RoutedSupernet, Supernet, load_routed_supernet, save_supernet
+from data_plugin.supernet.checkpoint import (
+    RoutedSupernet,
+    Supernet,
+    load_routed_supernet,
+    load_supernet,
+    pretrained_size,
+    save_supernet,
+)
 from data_plugin.supernet.named_networks import named_networks
 from data_plugin.utils.errors import UserError
 from data_plugin.utils.files import write_whole_folder
@@ -56,6 +65,9 @@ def route_supernet(
     data_root: str | os.PathLike[str] | None = None,
     classes: Sequence[str] | None = None,
     options: Sequence[str] = (),
+    labels: str | os.PathLike[str] | None = None,
+    unified: str | os.PathLike[str] | None = None,
+    neighbours: int = NEIGHBOURS,
     path: Sequence[int] | None = None,
     arch: str = "largest",
     image_count: int | None = 1_024,
@@ -64,10 +76,11 @@ def route_supernet(
     device: str = "auto",
     overwrite: bool = False,
 ) -> Route:
-    """Find the sub-net of a supernet with groups that was trained on images like those of a task; no labels are read.
+    """Find the sub-net of a supernet with groups that was trained on images like those of a task.
 
     The images are given codes as those of the pre-training have them, by the network and the centroids of these; the
-    sub-net that most of them fall to is the route (after SDR, our design).
+    sub-net that most of them fall to is the route (after SDR, our design). With labelled images it is the one that
+    classifies these best by their nearest neighbours; without, no labels are read.
 
     Args:
         supernet: a supernet that was trained with codes.
@@ -79,9 +92,12 @@ def route_supernet(
         data_root: folder of the config's data sets; None leaves the config's.
         classes: the classes of objects that the written config is for; None leaves them to the config.
         options: ``KEY=VALUE`` changes of the config.
+        labels: labelled images, a sub-folder a class; without a config and other images they are routed, too.
+        unified: a supernet without groups, measured on the labelled images beside the sub-nets.
+        neighbours: how many labelled images vote on the class of each.
         path: take this sub-net, a group for each level, whatever the images say.
         arch: which network of the sub-net is written, see :func:`~data_plugin.supernet.named_networks.named_networks`.
-        image_count: images that are drawn; None takes all.
+        image_count: images that are drawn, of the labelled ones as well; None takes all.
         batch_size: images that pass through the written network together when its batch-norm statistics are taken.
         seed: of the draw.
         device: see :func:`~data_plugin.utils.ranks.pick_device`.
@@ -100,7 +116,15 @@ def route_supernet(
     if path is not None:
         loaded.query.require_path(tuple(path))
     (chosen,) = named_networks([arch], loaded.info.space)
-    embedder = read_embedder(opened.folder / NETWORK, opened.header.store, pick_device(device))
+    if unified is not None and labels is None:
+        raise UserError("a unified supernet is measured on labelled images, and there are none; give labels")
+    beside = None if unified is None else load_supernet(unified)
+    if beside is not None:
+        loaded.info.input_format.require(beside.info.input_format, f"the pre-training of {os.fspath(unified or '')}")
+    if config is None and images is None:
+        images = labels
+    place = pick_device(device)
+    embedder = read_embedder(opened.folder / NETWORK, opened.header.store, place)
     task = _task(supernet, loaded, config, images, framework, data_root, classes, options)
     source = _as_embedded(task, None if config else images, loaded.info.input_format, embedder)
 
@@ -108,12 +132,35 @@ def route_supernet(
     features = _embedded(drawn, embedder)
     digits = opened.assign(features)
     votes = Votes.of(digits, opened.header.children, seed)
-    taken = votes.first if path is None else tuple(path)
+    measured = None
+    if labels is not None:
+        measured = accuracies(
+            loaded,
+            chosen,
+            Path(labels),
+            pretrained_size(supernet, loaded.info),
+            unified=beside,
+            count=image_count,
+            neighbours=neighbours,
+            seed=seed,
+            device=place,
+        )
+    found = votes.first if measured is None else measured.best
+    taken = found if path is None else tuple(path)
     sub_net = loaded.along(taken)
     calibration = draw_batches(task.images, min(CALIBRATED_ON, len(features)), batch_size, seed)
-    network = _network(sub_net, chosen, task, calibration, device)
-    configs = [folder / BACKBONE / name for name in task.configs]
-    route = Route(folder, taken, chosen, votes, _similarity(features, digits, taken, opened), configs)
+    network = _network(sub_net, chosen, task, calibration, place)
+    leaves = leaf_numbers(digits, opened.header.children)
+    route = Route(
+        folder,
+        taken,
+        chosen,
+        votes,
+        _similarity(features, leaves, opened),
+        configs=[folder / BACKBONE / name for name in task.configs],
+        accuracies=measured,
+        control=opened.header.random,
+    )
     about = {
         "supernet": {"path": os.fspath(supernet), "sha256": file_hash(Path(supernet))},
         "codes": {"path": str(opened.folder), "fingerprint": opened.fingerprint()},
@@ -121,10 +168,13 @@ def route_supernet(
         "framework": task.framework,
         "data_root": None if data_root is None else os.fspath(data_root),
         "images": task.place,
+        "labels": None if labels is None else os.fspath(labels),
+        "unified": None if unified is None else os.fspath(unified),
+        "neighbours": None if labels is None else neighbours,
         "image_source_sha256": task.fingerprint,
         "seed": seed,
     }
-    page = route_page(route, opened, leaf_numbers(digits, opened.header.children), drawn, embedder, about)
+    page = route_page(route, opened, leaves, drawn, embedder, about)
     _write(route, sub_net, network, task, page, about)
     return route
 
@@ -195,20 +245,18 @@ def _embedded(batches: ImageBatches, embedder: Embedder) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _similarity(features: np.ndarray, digits: np.ndarray, path: Sequence[int], codes: Codes) -> Similarity:
-    centroids, children = codes.centroids[-1], codes.header.children
-    (route,) = leaf_numbers(np.array([path]), children)
-    nearest = np.einsum("nc,nc->n", features, centroids[leaf_numbers(digits, children)])
+def _similarity(features: np.ndarray, leaves: np.ndarray, codes: Codes) -> Similarity:
+    centroids, mean = codes.centroids[-1], features.mean(axis=0)
     return Similarity(
-        route=float((features @ centroids[route]).mean()),
-        nearest=float(nearest.mean()),
-        whole=float((features @ codes.centroid).mean()),
+        by_sub_net=(centroids @ mean).tolist(),
+        nearest=float(np.einsum("nc,nc->n", features, centroids[leaves]).mean()),
+        whole=float(codes.centroid @ mean),
     )
 
 
-def _network(sub_net: Supernet, arch: Arch, task: Downstream, batches: ImageBatches, device: str) -> DATAResNet:
+def _network(sub_net: Supernet, arch: Arch, task: Downstream, batches: ImageBatches, place: torch.device) -> DATAResNet:
     """One network of the sub-net, with batch-norm statistics of the task's images, as a search leaves its winners."""
-    searcher = Searcher(sub_net.at(pick_device(device), **task.resolution.options()), task.taps)
+    searcher = Searcher(sub_net.at(place, **task.resolution.options()), task.taps)
     with progress_over(sum(map(len, batches.parts)), "images for the batch norms") as advance:
         (network,) = searcher.extract([arch], batches, advance)
     return network
@@ -223,6 +271,7 @@ def _write(
         "arch": str(route.arch),
         "votes": route.votes.to_json(),
         "similarity": route.similarity.to_json(),
+        "accuracies": None if route.accuracies is None else route.accuracies.to_json(),
         "doubts": route.doubts,
         **about,
         "versions": {"data_plugin": __version__, **installed_versions([*task.distributions, "torch", "numpy"])},

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 import numpy as np
 import torch
 
@@ -12,7 +10,7 @@ from data_plugin.space.arch import Arch
 from data_plugin.space.latency_model import networks_to_measure
 from data_plugin.space.latency_table import LatencyTable
 from data_plugin.space.resolution import Resolution
-from data_plugin.space.runtimes import find_runtime
+from data_plugin.space.runtimes import find_runtime, versioned
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.space.whole_cost import whole_costs
 from data_plugin.utils.progress import progress_over
@@ -61,7 +59,7 @@ def measure_latency(
         input_size=input_size,
         resolution=resolution,
         device=device_name(device),
-        runtime=f"{runtime} {importlib.import_module(runtime).__version__}",
+        runtime=versioned(runtime),
         threads=torch.get_num_threads() if device.type == "cpu" else None,
         networks={arch: found[arch] for arch in fitted},
         check={arch: found[arch] for arch in archs[len(fitted) :]},

@@ -70,6 +70,21 @@ def test_the_choice_is_that_of_the_plain_algorithm(kind, budget, stop, length, t
     assert ended == {"similarity" if stop else "taken" if budget > 90 else "budget"}
 
 
+@pytest.mark.parametrize("length", [3, 1_000])
+def test_cosines_that_single_precision_cannot_tell_apart_are_told_apart(length, tmp_path):
+    rng = np.random.default_rng(0)
+    base = unit(rng.normal(size=(1, 256)))
+    ulps = rng.integers(-1, 2, size=(300, 256)) * (rng.random((300, 256)) < 0.02)
+    opened = np.nextafter(base, (base + ulps).astype(np.float16))  # a step of half precision, here and there
+    centroids = np.concatenate([base, opened[:1]]).astype(float)
+    single = centroids.astype(np.float32) @ opened.astype(np.float32).T
+    exact = centroids @ opened.astype(float).T
+    assert any((np.argsort(-one) != np.argsort(-other)).any() for one, other in zip(single, exact, strict=True))
+    store = written_store(tmp_path, opened, shard_size=70)
+    found = choose(Remaining(store, centroids, length), budget=200, stop=False)
+    assert found.images == plain(opened.astype(float), centroids, 200, stop=False)[0]
+
+
 def test_the_first_round_below_the_threshold_is_discarded_and_none_before_the_twentieth_counts(tmp_path):
     # One centroid; similarities fall by half a percent, then by six.
     falling = [1 - 0.005 * step for step in range(24)]

@@ -230,7 +230,7 @@ def test_a_browser_shows_the_page_without_a_network(tmp_path):
         """,
         tmp_path,
     )
-    assert found["rows"] == [f"{first}.{second}" for first, second in itertools.product(range(3), repeat=2)]
+    assert found["rows"] == [f"{first},{second}" for first, second in itertools.product(range(3), repeat=2)]
     assert found["shown"] == found["images"] >= 9 * 9
     assert len(found["plots"]) == 2
     assert all(width > 400 for width in found["plots"])

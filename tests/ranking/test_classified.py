@@ -1,6 +1,7 @@
 """A search for classification whose networks are fine-tuned with labels."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,11 @@ import pytest
 from PIL import Image
 from samples import SPACE, random_supernet
 
+from data_plugin import UserError
+from data_plugin.evaluation.classification import LINEAR
+from data_plugin.evaluation.run import open_evaluation
+from data_plugin.frameworks.finetuned import Training
+from data_plugin.ranking.classified import LabelledImages, finetune_classifiers
 from data_plugin.search.found import Search
 from data_plugin.supernet.checkpoint import save_supernet
 from data_plugin.tools import rank_check, search_cls
@@ -77,3 +83,20 @@ def test_what_is_missing_or_too_much_is_said(searched, folders, tmp_path, capsys
     assert rank_check.main([*given, "--train", str(folders["train"]), "--val", str(tmp_path / "none")]) == 2
     assert "none is not a folder" in capsys.readouterr().err
     assert not (searched / "rank_check").exists()
+
+
+def test_a_linear_classifier_leaves_the_network_as_it_is(folders, tmp_path):
+    supernet = tmp_path / "supernet.safetensors"
+    save_supernet(supernet, random_supernet(SPACE))
+    training = Training("middle", SPACE.middle, "supernet", seed=3)
+    labelled = LabelledImages(folders["train"], folders["val"], protocol="linear")
+    found = finetune_classifiers(str(supernet), tmp_path / "out", [training], labelled, image_size=32, epochs=2)
+    (finetuned,) = found.finetuned
+    # What data-evaluate linear measures.
+    evaluation, _ = open_evaluation(
+        str(supernet), [str(SPACE.middle)], folders["train"], folders["val"], image_size=32, workers=0
+    )
+    alone = replace(evaluation, seed=3).linear(replace(LINEAR, epochs=2), tmp_path / "alone")[SPACE.middle]
+    assert finetuned.metrics["top1"] == pytest.approx(100 * alone.top1)
+    with pytest.raises(UserError, match=r"a linear classifier uses all labels, and 0\.5 of them"):
+        LabelledImages(folders["train"], folders["val"], 0.5, "linear")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from samples import SPACE, random_detector, random_supernet
 
-from data_plugin import UserError
+from data_plugin import SearchSpace, UserError
 from data_plugin.frameworks.registry import frameworks_of
 from data_plugin.ranking.run import train_each
 from data_plugin.reproduce.experiment import budgets_of, finished_row
@@ -25,6 +25,7 @@ pytest.importorskip("lightning", reason="classification needs lightning")
 
 RECIPE = """
 title = "A table"
+kind = "ranking"
 figure = "Spearman"
 supernets = {{ here = "{supernet}" }}
 
@@ -129,7 +130,7 @@ def trained(monkeypatch) -> list[Path]:
 def rows_run(monkeypatch, trained) -> list[str]:
     """The rows that would be run."""
     rows: list[str] = []
-    monkeypatch.setattr("data_plugin.reproduce.run.run_row", lambda row, *_: rows.append(row.name))
+    monkeypatch.setattr("data_plugin.reproduce.run.run_row", lambda kind, row, *_: rows.append(row.name))
     return rows
 
 
@@ -137,10 +138,10 @@ def test_a_table_is_run_row_by_row_and_goes_on_where_it_stopped(arguments, train
     assert reproduce.main([*arguments, "--rows", "classifier"]) == 0
     page = (tmp_path / "out" / "table.md").read_text()
     assert page in capsys.readouterr().out
-    report = finished_row(tmp_path / "out" / "classifier")
+    report = finished_row("ranking", tmp_path / "out" / "classifier")
     lines = [line.split(" | ") for line in page.splitlines() if line.startswith("| classifier")]
     assert [line[1] for line in lines] == list(report.rank_checks)
-    assert all(line[2] == "0.90" for line in lines)
+    assert all(line[2] == "0.9" for line in lines)
     for line, check in zip(lines, report.rank_checks.values(), strict=True):
         assert line[3] == f"{check.predictor('the distance').spearman:+.2f}"
         assert float(line[6]) == pytest.approx(check.reach, abs=0.006)
@@ -167,17 +168,108 @@ def test_a_table_is_run_row_by_row_and_goes_on_where_it_stopped(arguments, train
     assert len(trained) == count
 
 
-def test_rows_run_beside_one_another_and_a_failure_is_named(arguments, tmp_path, monkeypatch, capsys):
-    started = []
+def test_a_table_of_picks_has_what_each_comes_to_over_the_seeds(arguments, recipe, trained, tmp_path, capsys):
+    changes = {
+        'kind = "ranking"': 'kind = "picks"\nbaselines = { "ResNet-50" = 38.7 }',
+        "paper = 0.8": f'paper = 39.9\narch = "{SPACE.smallest}"',
+        'differs = "the data"': 'differs = "the data"\nseeds = [0, 1]',
+    }
+    text = recipe.read_text()
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    recipe.write_text(text)
+    assert reproduce.main(arguments) == 0
+    page = (tmp_path / "out" / "table.md").read_text()
+    assert page in capsys.readouterr().out
+    assert "The paper has beside them: ResNet-50 38.7." in page
+    head, *_ = lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    rows = {row: dict(zip(head, line, strict=False)) for line in lines for row in ["detector"] if line[0] == row}
+    report = finished_row("picks", tmp_path / "out" / "detector")
 
-    def run(command):
-        started.append(command[command.index("--rows") + 1])
-        return type("Ended", (), {"returncode": int(started[-1] == "detector")})
+    def cell(arch) -> str:
+        first = sum(map(ord, str(arch))) % 97
+        return f"{first}.5 ({first}.0 to {first + 1}.0)"
+
+    (budget,) = report.budgets
+    found = rows["detector"]
+    assert (found["GFLOPs"], found["paper"], found["figure"]) == (budget, "39.9", "AP")
+    assert found["the pick"] == cell(report.closest(budget).arch)
+    assert found["the paper's network"] == cell(SPACE.smallest)
+    (shaped,) = (rival.arch for rival in report.rivals if rival.name == "ResNet-50's shape")
+    assert found["ResNet-50's shape"] == found["ResNet-50's shape, random weights"] == cell(shaped)
+    assert len({str(run) for run in trained}) == len(trained)
+
+    classified = json.loads((tmp_path / "out" / "table.json").read_text())["rows"]["classifier"]["finetuning"]
+    assert classified["metric"] == "top1"
+    for networks in classified["networks"].values():
+        assert {each["weights"] for each in networks} == {"supernet"}  # a classifier of random weights is no rival
+        assert {each["seed"] for each in networks} == {0, 1}
+
+
+def test_what_rows_have_in_common_stands_in_front_of_them(tmp_path):
+    path = tmp_path / "table.toml"
+    experiment = (
+        'task = "detection"\ndata = "voc"\nnetworks = 4\nlength = 3\nimages = 10\nsize = [9, 9]\ndiffers = ""\n'
+    )
+    path.write_text(
+        'title = ""\nkind = "picks"\nfigure = "AP"\ntaps = ["C5"]\n'
+        f"\n[scales.here]\n{experiment}\n[scales.paper]\n{experiment}"
+        '\n[[rows]]\nname = "both"\npaper = 1.0\n'
+        '\n[[rows]]\nname = "one"\npaper = 2.0\ntaps = ["C4"]\nscales = { paper = { group = "3-4", length = 7 } }\n'
+    )
+    both, one = read_table(str(path)).rows
+    assert sorted(both.scales) == ["here", "paper"]
+    assert (both.taps, one.taps) == (["C5"], ["C4"])
+    assert [*one.scales] == ["paper"]
+    assert (one.scales["paper"].length, one.scales["paper"].networks) == (7, 4)
+    (budget,) = budgets_of(SearchSpace.data(), one.scales["paper"])
+    gflops = cost.flops(SearchSpace.data().table) / 1e9
+    within = budget.fits(SearchSpace.data().table, {"flops": cost.flops})
+    assert within.sum() == 8_597
+    assert ((gflops >= 3) & (gflops < 4)).sum() == 8_597
+
+
+@pytest.fixture
+def started(monkeypatch) -> list[tuple[str, str | None]]:
+    """The rows that would be run in processes of their own, of which the detector fails, and the GPU of each."""
+    found = []
+
+    def run(command, env):
+        assert not {"RANK", "WORLD_SIZE"} & env.keys()
+        found.append((command[command.index("--rows") + 1], env.get("CUDA_VISIBLE_DEVICES")))
+        return type("Ended", (), {"returncode": int(found[-1][0] == "detector")})
 
     monkeypatch.setattr(reproduce.subprocess, "run", run)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return found
+
+
+def test_rows_run_beside_one_another_and_a_failure_is_named(arguments, started, capsys):
     assert reproduce.main([*arguments, "--jobs", "2"]) == 2
-    assert sorted(started) == ["classifier", "detector"]
+    assert sorted(started) == [("classifier", None), ("detector", None)]
     assert "the rows detector failed" in capsys.readouterr().err
+
+
+def test_rows_are_dealt_to_gpus_and_to_the_processes_of_torchrun(arguments, started, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    seen = [each["CUDA_VISIBLE_DEVICES"] for each in reproduce._environments(6)]
+    assert seen == ["0", "1", "2", "3", "0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    for name, value in {"RANK": 1, "LOCAL_RANK": 1, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    assert reproduce.main(arguments) == 2  # the second of two processes has the second row
+    assert started == [("detector", "7")]
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert reproduce.main(arguments) == 0
+    assert started[1:] == [("classifier", "5")]
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name)
+    for name, value in {"PROCID": 1, "LOCALID": 0, "NTASKS": 2, "NNODES": 2}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    assert reproduce.main(arguments) == 2
+    assert started[2:] == [("detector", "5")]
 
 
 def test_a_job_of_an_array_runs_its_row(arguments, rows_run, monkeypatch, capsys):
@@ -223,7 +315,7 @@ def test_ranges_are_between_percentiles_of_the_spaces_cost():
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_that_comes_with_the_package_names_what_there_is(name):
     table = read_table(name)
-    assert len(table.rows) > 1
+    assert table.rows
     for row in table.rows:
         assert check_taps(row.taps) == tuple(row.taps)
         for experiment in row.scales.values():
@@ -240,6 +332,7 @@ def test_every_recipe_that_comes_with_the_package_names_what_there_is(name):
         (("length = 2\n", ""), "row 1 of .*, here has no entry 'length'"),
         (("length = 2\n", "length = 2\nlengths = 3\n"), "has an entry 'lengths'; expected task, data"),
         (('title = "A table"\n', "title = \n"), "is not TOML"),
+        (('kind = "ranking"', 'kind = "rankings"'), "of the kind 'rankings'; expected ranking or picks"),
     ],
 )
 def test_a_recipe_that_cannot_be_used_is_one_sentence(recipe, changed, said):
@@ -257,5 +350,5 @@ def test_another_table_or_an_unknown_row_is_refused(arguments, recipe, rows_run,
     (tmp_path / "copy.toml").write_text(recipe.read_text())
     assert reproduce.main([str(tmp_path / "copy.toml"), *arguments[1:], "--rows", "classifier", "--resume"]) == 2
     assert "holds something else, its table was" in capsys.readouterr().err
-    with pytest.raises(UserError, match="'table1' is no table; expected one of table2"):
+    with pytest.raises(UserError, match="'table1' is no table; expected one of table2, table3, table4, "):
         read_table("table1")

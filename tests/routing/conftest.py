@@ -81,6 +81,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 @pytest.fixture
+def control(trained: Trained, tmp_path: Path) -> Trained:
+    """The same with images that were dealt at random."""
+    from data_plugin import cluster_store
+
+    store = trained.codes.parent / "store"
+    codes = cluster_store(store, out=tmp_path / "control" / "codes", levels=2, children=2, random=True)
+    save_supernet(tmp_path / "control" / "supernet.safetensors", routed_supernet(codes.fingerprint()))
+    return Trained(tmp_path / "control" / "supernet.safetensors", codes.folder, {})
+
+
+@pytest.fixture
 def drawn(tmp_path: Path) -> Callable[..., Path]:
     """Draws a task's images of some colours, so many of each."""
 

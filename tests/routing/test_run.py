@@ -1,5 +1,6 @@
 """Routing from images to a sub-net with its weights and configs, and what cannot be routed."""
 
+import itertools
 import json
 import re
 import shutil
@@ -40,7 +41,8 @@ def test_images_go_to_the_sub_net_that_has_seen_such(trained, drawn, tmp_path, c
     assert found.path == trained.paths[colour]
     assert dict(found.votes.ranking) == {trained.paths[colour]: 9, trained.paths["green"]: 3}
     assert found.votes.share(found.path) == 0.75
-    assert found.similarity.nearest >= found.similarity.route > found.similarity.whole
+    assert found.similarity.nearest >= found.route_similarity > found.similarity.whole
+    assert found.route_similarity == max(found.similarity.by_sub_net)
 
 
 def test_codes_are_those_that_a_store_of_the_images_would_have(trained, drawn, tmp_path):
@@ -50,13 +52,19 @@ def test_codes_are_those_that_a_store_of_the_images_would_have(trained, drawn, t
     backbone = trained.supernet.parent / "backbone"
     store = embed_images(images, backbone=backbone, out=tmp_path / "store", image_size=32, workers=0, device="cpu")
     features = store.features(range(store.images)).astype(np.float64)
-    expected = [0] * 4
+    expected, to_own = [0] * 4, []
     for feature in features:
         number = 0
         for centroids in codes.centroids:
             number = 2 * number + int(np.argmax([centroids[2 * number + child] @ feature for child in range(2)]))
         expected[number] += 1
-    assert route(trained, images, tmp_path / "out").votes.counts == expected
+        to_own.append(codes.centroids[-1][number] @ feature)
+    found = route(trained, images, tmp_path / "out")
+    assert found.votes.counts == expected
+    assert found.similarity.nearest == pytest.approx(np.mean(to_own), abs=1e-3)
+    assert found.similarity.whole == pytest.approx((features @ codes.centroid).mean(), abs=1e-3)
+    for centroid, similarity in zip(codes.centroids[-1], found.similarity.by_sub_net, strict=True):
+        assert similarity == pytest.approx((features @ centroid).mean(), abs=1e-3)
 
 
 def test_the_folder_holds_the_sub_net_and_one_network_of_it(trained, drawn, tmp_path):
@@ -131,7 +139,12 @@ def test_a_sub_net_may_be_asked_for(trained, drawn, tmp_path):
 def test_few_images_of_two_kinds_are_said_to_be_unsure(trained, drawn, tmp_path):
     found = route(trained, drawn(red=4, green=3), tmp_path / "out")
     assert found.votes.confidence < 0.95
-    assert "but other images of the same kind might fall to another sub-net" in str(found)
+    assert "but other images of the same kind might lead to another sub-net" in str(found)
+
+
+def test_sub_nets_on_random_codes_are_a_control_and_said_to_be(control, drawn, tmp_path):
+    found = route(control, drawn(red=4), tmp_path / "out")
+    assert "but the images of the pre-training were dealt at random" in str(found)
 
 
 def test_images_are_drawn_by_the_seed(trained, drawn, tmp_path):
@@ -142,6 +155,23 @@ def test_images_are_drawn_by_the_seed(trained, drawn, tmp_path):
     ]
     assert counts[0] == counts[1] != counts[2]
     assert sum(counts[0]) == 9
+
+
+def test_with_labels_the_most_accurate_sub_net_is_taken(trained, drawn, tmp_path, capsys):
+    labels = striped(tmp_path / "labels")
+    random_supernet_file(tmp_path / "unified.safetensors")
+    more = ["--labels", labels, "--neighbours", 3, "--unified", tmp_path / "unified.safetensors"]
+    assert main(arguments(trained, tmp_path / "out", *more)) == 0
+    said, found = capsys.readouterr().out, json.loads((tmp_path / "out" / "route.json").read_text())
+    by_sub_net = found["accuracies"]["by_sub_net"]
+    paths = list(itertools.product(range(2), repeat=2))
+    assert found["route"] == list(paths[int(np.argmax(by_sub_net))]) == found["accuracies"]["best"]
+    assert found["votes"]["images"] == found["accuracies"]["images"] == 24
+    assert (found["neighbours"], found["labels"]) == (3, str(labels))
+    assert "of 24 labelled images the route is right on" in said
+    assert f"the unified network is right on {found['accuracies']['unified']:.1%}" in said
+    assert load_supernet(tmp_path / "out" / "supernet.safetensors").info.training["sub_net"]["path"] == found["route"]
+    assert "What labels say" in (tmp_path / "out" / "route.html").read_text()
 
 
 @pytest.mark.slow
@@ -165,6 +195,18 @@ def test_a_browser_shows_the_page_without_a_network(trained, drawn, tmp_path):
     assert (np.abs(picture - (0x2C, 0x7A, 0x3F)).sum(axis=2) < 12).sum() > 500
 
 
+def striped(folder):
+    """Two classes of grey images with noise: of horizontal and of vertical stripes."""
+    rng = np.random.default_rng(0)
+    for name in ("across", "along"):
+        (folder / name).mkdir(parents=True)
+        for index in range(12):
+            stripes = 128 + 60 * np.sign(np.sin(np.arange(40) + rng.uniform(0, 6)))[:, None] * np.ones(40)
+            pixels = (stripes if name == "across" else stripes.T)[:, :, None] + rng.normal(0, 60, (40, 40, 3))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name / f"{index}.png")
+    return folder
+
+
 WRONG = {
     "no groups": (["--supernet", "plain.safetensors"], "is a supernet without groups; expected one that data-pretrain"),
     "other codes": (["--codes", "others"], "was trained with other codes than those in others; give the folder of"),
@@ -177,7 +219,18 @@ WRONG = {
     "a framework without a config": (["--framework", "mmdet"], "framework was given, which is for a framework's "),
     "no config of that name": (["--config", "missing_config"], "missing_config"),
     "out is not empty": (["--out", "others"], "the output folder others is not empty; name another or add --overwrite"),
-    "codes without their network": (["--codes", "bare"], "bare was made without the network of its features"),
+    "a unified network without labels": (["--unified", "plain.safetensors"], "on labelled images, and there are none"),
+    "a unified network with groups": (
+        ["--labels", "labels", "--unified", "trained.safetensors"],
+        "holds 4 sub-nets, and one supernet was expected",
+    ),
+    "labels of one class": (["--labels", "task"], "does not hold a sub-folder of images for each class"),
+    "too few labels": (["--labels", "labels", "--neighbours", "24"], "k is 24, but there are 23 training images"),
+    "an output folder that holds the codes": (
+        ["--codes", "task/bare", "--out", "task", "--overwrite"],
+        "--overwrite would delete the codes task/bare with the output folder task; name another",
+    ),
+    "codes without their network": (["--codes", "task/bare"], "bare was made without the network of its features"),
 }
 """What is wrong with a command, and what the sentence says."""
 
@@ -187,15 +240,17 @@ def test_what_cannot_be_routed_is_said_and_nothing_is_written(fault, trained, dr
     more, message = WRONG[fault]
     monkeypatch.chdir(tmp_path)
     random_supernet_file(tmp_path / "plain.safetensors")
-    shutil.copytree(trained.codes, "bare")
-    (tmp_path / "bare" / "network.safetensors").unlink()
+    shutil.copytree(trained.codes, "task/bare")
+    (tmp_path / "task" / "bare" / "network.safetensors").unlink()
     if fault in ("other codes", "out is not empty"):
         from data_plugin import cluster_store
 
         cluster_store(trained.codes.parent / "store", out="others", levels=2, children=2, random=True)
+    if fault in ("too few labels", "a unified network with groups"):
+        striped(tmp_path / "labels")
+        (tmp_path / "trained.safetensors").symlink_to(trained.supernet)
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "cat.jpg").write_bytes(b"")
-    before = sorted(tmp_path.rglob("*"))
     images = drawn(red=2)
     before = sorted(tmp_path.rglob("*"))
     assert main(arguments(trained, "out", "--images", images, *more)) == 2

@@ -1,5 +1,6 @@
 import json
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,8 +151,6 @@ def test_the_tool_measures_what_a_search_can_read(runtime, small, tmp_path, caps
 def test_what_cannot_be_measured_is_refused_in_one_sentence(small, tmp_path, capsys, monkeypatch):
     out = tmp_path / "table.json"
     options = ["--space", small, "--out", str(out), "--input-size", "32", "--runtime"]
-    assert tool.main([*options, "tensorrt"]) == 2
-    assert "write the table yourself, as docs/search.md shows" in capsys.readouterr().err
     monkeypatch.setattr("data_plugin.utils.extras.is_installed", lambda package: package != "onnxruntime")
     assert tool.main([*options, "onnxruntime"]) == 2
     assert "onnxruntime is not installed; install it with: pip install" in capsys.readouterr().err
@@ -177,3 +176,43 @@ def test_onnxruntime_is_measured_on_the_cpu_alone():
     pytest.importorskip("onnxruntime")
     with pytest.raises(UserError, match="not on meta; expected --device cpu"):
         runtimes.onnxruntime_latency(torch.nn.Identity(), torch.empty(1, 3, 8, 8, device="meta"))
+
+
+def test_tensorrt_is_refused_where_onnxruntime_has_none(small, tmp_path, capsys, monkeypatch):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    out = tmp_path / "table.json"
+    assert tool.main(["--space", small, "--out", str(out), "--input-size", "32", "--runtime", "tensorrt-fp16"]) == 2
+    said = capsys.readouterr().err
+    assert "knows no TensorRT here; install onnxruntime-gpu" in said
+    assert "write the table, as docs/search.md shows" in said
+    assert not out.exists()
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_tensorrt_is_refused_where_it_is_known_and_cannot_be_loaded():
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    with pytest.raises(UserError, match="TensorRT is measured on a GPU, not on cpu; expected --device cuda"):
+        runtimes.tensorrt_latency(torch.nn.Conv2d(3, 4, 1), torch.empty(1, 3, 8, 8))
+    # ONNX Runtime itself only warns, and would time the CPU.
+    with pytest.raises(UserError, match="TensorrtExecutionProvider does not run the network here"):
+        runtimes._session_latency(torch.nn.Conv2d(3, 4, 1), torch.empty(1, 3, 8, 8), runtimes.TENSORRT, {}, time.time)
+
+
+def test_a_session_runs_all_of_the_network_on_the_images_that_were_given(monkeypatch):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    seen = []
+
+    class Watched(onnxruntime.InferenceSession):
+        def run_with_iobinding(self, binding, options=None):
+            super().run_with_iobinding(binding, options)
+            seen.append(binding.get_outputs()[0].numpy())
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Watched)
+    network, images = torch.nn.Conv2d(3, 4, 3, stride=2), torch.randn(1, 3, 24, 40)
+    assert runtimes.onnxruntime_latency(network, images) > 0
+    assert len(seen) > runtimes.LEAST
+    np.testing.assert_allclose(seen[-1], network(images).detach().numpy(), rtol=1e-4, atol=1e-5)

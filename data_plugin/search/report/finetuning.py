@@ -18,7 +18,7 @@ class Finetuning:
 
     Args:
         metric: the figure that counts, of those that the framework gives.
-        iterations: length of every training.
+        iterations: length of every training, for classification in epochs.
         networks: per budget, by its name, what was fine-tuned.
     """
 
@@ -26,10 +26,10 @@ class Finetuning:
     iterations: int
     networks: Mapping[str, Sequence[Finetuned]]
 
-    def value(self, budget: str, name: str, weights: Weights = "supernet") -> float | None:
-        """The metric in percent of a network of a budget; None where it was not fine-tuned."""
+    def values(self, budget: str, name: str, weights: Weights = "supernet") -> list[float]:
+        """The metric in percent of a network of a budget, for every seed; empty where it was not fine-tuned."""
         found = (each for each in self.networks.get(budget, ()) if (each.name, each.weights) == (name, weights))
-        return next((each.metrics[self.metric] for each in found), None)
+        return [each.metrics[self.metric] for each in found]
 
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON values."""

@@ -135,15 +135,23 @@ def _costs(network: Winner | Rival) -> tuple[str, str, str]:
 def _finetuned_label(report: SearchReport) -> list[str]:
     """The heading of what networks came to in the framework, where they were fine-tuned."""
     tuned = report.finetuning
-    return [] if tuned is None else [f"{tuned.metric} after {tuned.iterations} iterations"]
+    unit = "epochs" if report.framework == TORCHVISION else "iterations"
+    return [] if tuned is None else [f"{tuned.metric} after {tuned.iterations} {unit}"]
 
 
 def _finetuned(report: SearchReport, budget: str, name: str, weights: Weights = "supernet") -> list[str]:
     """What a network came to, in the column of :func:`_finetuned_label`."""
     if report.finetuning is None:
         return []
-    value = report.finetuning.value(budget, name, weights)
-    return ["" if value is None else f"{value:.1f}"]
+    return [seeds_text(report.finetuning.values(budget, name, weights))]
+
+
+def seeds_text(values: Sequence[float]) -> str:
+    """A figure in per cent: of several seeds the mean, and the least and the greatest."""
+    if not values:
+        return ""
+    mean = f"{sum(values) / len(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.1f} to {max(values):.1f})"
 
 
 def way_text(report: SearchReport, score: float) -> str:

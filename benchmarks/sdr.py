@@ -1,0 +1,264 @@
+"""Do sub-nets help that each see one part of the data? Routed sub-nets beside one network of all images, equal steps.
+
+Eight tasks: related classes of Tiny ImageNet, each measured on photographs that nothing was trained on, and, with
+``--crops`` (``benchmarks/object_crops.py``), a ninth of objects of another data set. One network, the middle one of the
+space, is trained by SimSiam on 20,000 photographs
+
+- whole (*unified*), with batch-norm statistics of as many images as a sub-net has of a batch,
+- as sub-nets on parts of images alike (``data-cluster`` of features of the shipped supernet), and
+- as sub-nets on parts of the same sizes dealt at random, the control.
+
+A task is routed without labels by where most of its images fall, then nearest neighbours and a linear probe are
+measured of that sub-net, of all, and so of the best in hindsight. What was trained and measured is kept: the same
+command may be given until all is there.
+
+    python benchmarks/sdr.py --data data --crops crops --levels 2 --steps 1500 --seeds 0 1 --out runs/sdr
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from pretrain_options import BATCH, CALIBRATION, cell, linear, nearest
+from simcore import finished, linked
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+
+from data_plugin import SearchSpace, cluster_store, embed_images, load_supernet, pretrain_supernet
+from data_plugin.backbones import DynamicResNet
+from data_plugin.evaluation.images import LabelledImages
+from data_plugin.features.codes import Codes
+from data_plugin.features.pooled import CalibratedNetworks, labelled_features
+from data_plugin.features.store import EmbeddingStore
+from data_plugin.images.calibration import calibration_images
+from data_plugin.images.crops import centre_crop
+from data_plugin.pretrain.recipe import read_recipe
+from data_plugin.pretrain.run import INPUT_FORMAT
+from data_plugin.routing.votes import Votes
+from data_plugin.space.search_space import SPACES
+from data_plugin.supernet.checkpoint import load_routed_supernet
+
+TASKS: Mapping[str, str] = {
+    "water and cold blood": "n01443537 n01629819 n01641577 n01644900 n01698640 n01742172 n01768244 n01855672 n01910747 "
+    "n01917289 n01944390 n01945685 n01950731 n01983481 n01984695 n02002724 n02056570 n02058221 n02074367 n02321529",
+    "mammals": "n01882714 n02085620 n02094433 n02099601 n02099712 n02106662 n02113799 n02123045 n02123394 n02124075 "
+    "n02125311 n02129165 n02132136 n02364673 n02395406 n02403003 n02410509 n02415577 n02423022 n02437312",
+    "insects and spiders": "n01770393 n01774384 n01774750 n01784675 n02165456 n02190166 n02206856 n02226429 n02231487 "
+    "n02233338 n02236044 n02268443 n02279972 n02281406",
+    "vehicles and machines": "n02814533 n02917067 n02950826 n03100240 n03126707 n03393912 n03444034 n03447447 "
+    "n03599486 n03649909 n03662601 n03670208 n03796401 n03977966 n04008634 n04146614 n04285008 n04465501 n04487081",
+    "clothes": "n02669723 n02730930 n02769748 n02837789 n02883205 n02963159 n03026506 n03404251 n03424325 n03617480 "
+    "n03763968 n03770439 n03814639 n03980874 n04133789 n04251144 n04254777 n04259630 n04356056 n04371430 n04507155 "
+    "n04532106",
+    "food and kitchen": "n03400231 n04398044 n04596742 n04597913 n07579787 n07583066 n07614500 n07615774 n07695742 "
+    "n07711569 n07715103 n07720875 n07734744 n07747607 n07749582 n07753592 n07768694 n07871810 n07873807 n07875152 "
+    "n07920052 n12267677",
+    "buildings and landscape": "n02699494 n02788148 n02793495 n02814860 n02843684 n03042490 n03160309 n03355925 "
+    "n03388043 n03733131 n03837869 n03930313 n04311004 n04366367 n04417672 n04486054 n04532670 n04562935 n09193705 "
+    "n09246464 n09256479 n09332890 n09428293",
+    "household": "n02795169 n02808440 n02815834 n02823428 n02906734 n02909870 n02948072 n02988304 n03014705 n03085013 "
+    "n03179701 n03201208 n03584254 n03637318 n03902125 n03937543 n03983396 n04070727 n04074963 n04099969 n04265275 "
+    "n04328186 n04560804",
+}
+"""Tasks by name, and their classes."""
+
+BANK = 100
+"""Photographs of a class that a probe learns from; the others are measured on."""
+
+PARTS = 4
+"""Parts of a batch, each of one code."""
+
+PROBES = {"kNN": nearest, "linear": linear}
+
+SUB_NETS, CONTROL = "sub-nets", "sub-nets, random parts"
+WAYS = ("random weights", "unified", SUB_NETS, CONTROL)
+"""What is measured."""
+
+
+class Experiment:
+    """Images, codes, trainings and what they come to, all below one folder.
+
+    Args:
+        data: folder of tiny_imagenet and tiny_imagenet_more.
+        crops: folder of ``train`` and ``val`` of other images, or None.
+        out: what is made.
+        levels: of the codes: 4 sub-nets, 16, 64, ...
+        steps: of every training.
+        space: whose middle network is trained.
+    """
+
+    def __init__(self, data: Path, crops: Path | None, out: Path, levels: int, steps: int, space: str) -> None:
+        self.photographs, self.out, self.levels, self.steps = data / "tiny_imagenet" / "train", out, levels, steps
+        arch = SPACES[space]().middle
+        self.space = SearchSpace((arch.stem,), tuple((w,) for w in arch.width), tuple((d,) for d in arch.depth))
+        self.size = read_recipe("micro_sdr").image_size
+        self.tasks = {name: self._task(data, name) for name in TASKS}
+        if crops is not None:
+            self.tasks["objects of other photographs"] = crops / "train", crops / "val"
+
+    def _task(self, data: Path, name: str) -> tuple[Path, Path]:
+        """What a probe learns from, and what it is measured on."""
+        bank, asked = {}, {}
+        for synset in TASKS[name].split():
+            more = sorted((data / "tiny_imagenet_more" / "train" / synset).iterdir())
+            val = sorted((data / "tiny_imagenet" / "val" / synset).iterdir())
+            bank |= {f"{synset}/{path.name}": path for path in more[:BANK]}
+            asked |= {f"{synset}/{path.name}": path for path in [*more[BANK:], *val]}
+        folder = self.out / "tasks" / name.replace(" ", "_")
+        return linked(folder / "bank", bank), linked(folder / "asked", asked)
+
+    def store(self, images: Path, name: str) -> Path:
+        folder = self.out / "stores" / name.replace(" ", "_")
+        if not finished(folder):
+            folder.parent.mkdir(exist_ok=True)
+            embed_images(
+                images,
+                out=folder,
+                supernet="shipped",
+                calibrate=self.photographs,
+                workers=0,
+                resume=(folder / "store.json").is_file(),
+            )
+        return folder
+
+    def codes(self, way: str, seed: int) -> Codes:
+        folder = self.out / f"codes-{WAYS.index(way)}-{self.levels}-{seed}"
+        if not (folder / "codes.json").is_file():
+            store = self.store(self.photographs, "photographs")
+            cluster_store(store, out=folder, levels=self.levels, random=way == CONTROL, seed=seed)
+        return Codes.read(folder)
+
+    def trained(self, way: str, seed: int) -> dict[tuple[int, ...], DynamicResNet]:
+        """The networks that were trained, by path; one, with none, where there are no sub-nets."""
+        if way == WAYS[0]:
+            torch.manual_seed(seed)
+            return {(): DynamicResNet(self.space)}
+        parted = way in (SUB_NETS, CONTROL)
+        folder = self.out / f"trained-{WAYS.index(way)}-{self.levels if parted else 0}-{seed}"
+        path = folder / "supernet.safetensors"
+        if not path.is_file():
+            pretrain_supernet(
+                self.photographs,
+                self.space,
+                out=folder,
+                recipe="micro_sdr" if parted else "micro_simsiam",
+                changes=[f"codes_per_batch={PARTS}"] if parted else [],
+                codes=self.codes(way, seed).folder if parted else None,
+                accumulate=1 if parted else PARTS,
+                steps=self.steps,
+                seed=seed,
+                workers=0,
+                resume=(folder / "checkpoints" / "last.ckpt").is_file(),
+            )
+        if not parted:
+            return {(): load_supernet(path).query}
+        supernet = load_routed_supernet(path)
+        paths = itertools.product(range(supernet.query.groups), repeat=supernet.query.levels)
+        return {path: supernet.query.along(path) for path in paths}
+
+    def route(self, task: str, codes: Codes) -> tuple[int, ...]:
+        """The sub-net that most of a task's images fall to."""
+        bank = EmbeddingStore(self.store(self.tasks[task][0], f"task {task}"))
+        features = bank.features(range(bank.images)).astype(np.float64)
+        return Votes.of(codes.assign(features), codes.header.children).first
+
+    def measure(self, way: str, seed: int) -> dict[str, dict[str, dict[str, float]]]:
+        """Accuracy in % by task, probe and path."""
+        path = self.out / f"accuracy-{WAYS.index(way)}-{self.levels}-{seed}.json"
+        if not path.is_file():
+            networks = self.trained(way, seed)
+            found = {task: self._accuracies(networks, *folders) for task, folders in self.tasks.items()}
+            path.write_text(json.dumps(found, indent=1) + "\n")
+        return json.loads(path.read_text())
+
+    def _accuracies(
+        self, networks: Mapping[tuple[int, ...], DynamicResNet], bank: Path, asked: Path
+    ) -> dict[str, dict[str, float]]:
+        look = centre_crop(self.size, INPUT_FORMAT)
+        found: dict[str, dict[str, float]] = {probe: {} for probe in PROBES}
+        # Read once, for many sub-nets.
+        (known, labels), (queries, own) = (
+            map(torch.cat, zip(*DataLoader(LabelledImages(ImageFolder(folder), look), BATCH), strict=True))
+            for folder in (bank, asked)
+        )
+        statistics = list(calibration_images(bank, look, CALIBRATION, BATCH, seed=0))
+        for path, network in networks.items():
+            calibrated = CalibratedNetworks(network, [self.space.largest], statistics)
+            features = [
+                labelled_features(calibrated, zip(images.split(BATCH), of.split(BATCH), strict=True))[0]
+                for images, of in ((known, labels), (queries, own))
+            ]
+            one, other = (each[self.space.largest] for each in features)
+            for name, probe in PROBES.items():
+                found[name][written(path)] = probe(one, labels, other, own)
+        return found
+
+
+def written(path: Sequence[int]) -> str:
+    return ",".join(map(str, path))
+
+
+def rows(experiment: Experiment, seeds: Sequence[int], probe: str) -> list[str]:
+    """A line for everything that is compared, with the mean and range over the seeds, by task and over all."""
+    lines: dict[str, list[list[float]]] = {}
+    picked: list[bool] = []
+    for seed in seeds:
+        found = {way: experiment.measure(way, seed) for way in WAYS}
+        codes = experiment.codes(SUB_NETS, seed)
+
+        def add(name: str, values: list[float]) -> None:
+            lines.setdefault(name, []).append([*values, float(np.mean(values))])
+
+        for way in WAYS[:2]:
+            add(way, [found[way][task][probe][""] for task in experiment.tasks])
+        of = {task: found[SUB_NETS][task][probe] for task in experiment.tasks}
+        routed = {task: of[task][written(experiment.route(task, codes))] for task in experiment.tasks}
+        add("sub-net, routed", list(routed.values()))
+        add("sub-nets, mean of all", [float(np.mean(list(each.values()))) for each in of.values()])
+        add("sub-net, best in hindsight", [max(each.values()) for each in of.values()])
+        control = [list(found[CONTROL][task][probe].values()) for task in experiment.tasks]
+        add("random parts, mean of all", [float(np.mean(each)) for each in control])
+        add("random parts, best in hindsight", [max(each) for each in control])
+        for task, accuracy in routed.items():
+            asked = len(ImageFolder(experiment.tasks[task][1]))
+            best = max(of[task].values())
+            picked.append(best - accuracy <= 100 * (best / 100 * (1 - best / 100) / asked) ** 0.5)
+    table = [
+        f"| {probe} | {' | '.join([*experiment.tasks, 'mean'])} |",
+        "| --- |" + " --- |" * (len(experiment.tasks) + 1),
+    ]
+    for name, values in lines.items():
+        table.append(f"| {name} | {' | '.join(cell(column, 1) for column in zip(*values, strict=True))} |")
+    return [*table, "", f"routed within one standard error of the best: {sum(picked)} of {len(picked)} times"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of tiny_imagenet and tiny_imagenet_more")
+    parser.add_argument("--crops", type=Path, help="folder with train/CLASS and val/CLASS of other photographs")
+    parser.add_argument("--levels", type=int, default=2, help="16 sub-nets with 2, 64 with 3 (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1_500, help="of every training (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--space", choices=SPACES, default="micro")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    experiment = Experiment(
+        arguments.data, arguments.crops, arguments.out, arguments.levels, arguments.steps, arguments.space
+    )
+    for seed, way in itertools.product(arguments.seeds, WAYS):
+        print(way, seed, flush=True)
+        experiment.measure(way, seed)
+    for probe in PROBES:
+        print("\n" + "\n".join(rows(experiment, arguments.seeds, probe)))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
