@@ -80,8 +80,8 @@ class GroupedChannels:
 class _Blocks(torch.autograd.Function):
     """Blocks of a stored weight put together to another: a copy of each forward, one of its gradient backward.
 
-    Slices that are concatenated do the same, and for each of them autograd fills a gradient of the stored size with
-    zeros: with many sub-nets in a step that took a fifth of it.
+    Slices that are concatenated do the same, but for each of them autograd fills a gradient of the stored size with
+    zeros, which is felt where a step has many sub-nets.
     """
 
     @staticmethod

@@ -1,9 +1,9 @@
-"""Pre-training of sub-nets against that of one supernet: seconds of a step, memory of the weights.
+"""Pre-training of sub-nets against that of one supernet: seconds of a step, weights.
 
-All train with the same recipe on the same random views, step by step in turn, in this process; the sub-nets in their last
-phase, on as many random paths a batch as the recipe has codes. Smaller parts of a batch take longer even without groups: how
-much of the difference that is, shows one supernet that computes its batches in as many parts. A step is forward, backward,
-optimiser and average; reading images and making views take the same time for all and are left out.
+All train with the same recipe on the same random views, step by step in turn, in this process; the sub-nets in their
+last phase, on as many random paths a batch as the recipe has codes. Smaller parts of a batch take longer even without
+groups; how much of the difference that is, shows one supernet that computes its batches in as many parts. A step is
+forward, backward, optimiser and average; reading images and making views take the same time for all and are left out.
 
     python benchmarks/pretrain_routed.py --space micro
     python benchmarks/pretrain_routed.py --space data --recipe sdr_in1k --device cuda

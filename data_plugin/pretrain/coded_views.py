@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
+from data_plugin.backbones.grouped import Path
 from data_plugin.images.image_files import Images
 from data_plugin.pretrain.phases import Phases
 from data_plugin.pretrain.views import Batch, Draw, Views
-
-Path = tuple[int, ...]
 
 
 class CodedDraw(NamedTuple):

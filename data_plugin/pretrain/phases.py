@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data_plugin.backbones.grouped import Path
 from data_plugin.utils.errors import UserError
 
 
@@ -47,7 +48,7 @@ class Phases:
         if len(shares) != levels + 1:
             raise UserError(
                 f"the recipe's phases are {shares}, and codes of {levels} levels have {levels + 1} phases; "
-                f"expected as many numbers, or none for equal ones"
+                "expected as many numbers, or none for equal ones"
             )
         ends = np.cumsum(shares) / sum(shares)
         return cls(levels, children, (0, *(round(steps * end) for end in ends[:-1].tolist())))
@@ -82,7 +83,7 @@ class Phases:
         numbers = codes[:, :phase] @ self.children ** np.arange(phase)[::-1]
         return np.where((codes[:, :phase] < 0).any(axis=1), -1, numbers)
 
-    def path(self, number: int, phase: int) -> tuple[int, ...]:
+    def path(self, number: int, phase: int) -> Path:
         """The path of a sub-net that :meth:`numbers` counted."""
         digits = [number // self.children**place % self.children for place in reversed(range(phase))]
         return (*digits, *[0] * (self.levels - phase))

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from data_plugin.backbones.grouped import Path
 from data_plugin.images.image_files import Images
 
 Transform = Callable[[Image.Image], Sequence[Tensor]]
@@ -63,9 +64,9 @@ class Batch(NamedTuple):
     views: list[Tensor]
     unreadable: list[str]
     clean: Clean | None = None
-    paths: list[tuple[int, ...]] | None = None
+    paths: list[Path] | None = None
 
-    def parts(self) -> Iterator[tuple[Batch, tuple[tuple[int, ...], ...]]]:
+    def parts(self) -> Iterator[tuple[Batch, tuple[Path, ...]]]:
         """The images of each sub-net, and its path, alone in a tuple; where there is one network, all and ``()``."""
         if self.paths is None:
             yield self, ()
