@@ -71,9 +71,6 @@ TASKS: Mapping[str, str] = {
 BANK = 100
 """Photographs of a class that a probe learns from; the others are measured on."""
 
-PARTS = 4
-"""Parts of a batch, each of one code."""
-
 PROBES = {"kNN": nearest, "linear": linear}
 
 SUB_NETS, CONTROL = "sub-nets", "sub-nets, random parts"
@@ -97,7 +94,8 @@ class Experiment:
         self.photographs, self.out, self.levels, self.steps = data / "tiny_imagenet" / "train", out, levels, steps
         arch = SPACES[space]().middle
         self.space = SearchSpace((arch.stem,), tuple((w,) for w in arch.width), tuple((d,) for d in arch.depth))
-        self.size = read_recipe("micro_sdr").image_size
+        recipe = read_recipe("micro_sdr")
+        self.size, self.parts = recipe.image_size, recipe.codes_per_batch or 1
         self.tasks = {name: self._task(data, name) for name in TASKS}
         if crops is not None:
             self.tasks["objects of other photographs"] = crops / "train", crops / "val"
@@ -148,9 +146,8 @@ class Experiment:
                 self.space,
                 out=folder,
                 recipe="micro_sdr" if parted else "micro_simsiam",
-                changes=[f"codes_per_batch={PARTS}"] if parted else [],
                 codes=self.codes(way, seed).folder if parted else None,
-                accumulate=1 if parted else PARTS,
+                accumulate=1 if parted else self.parts,
                 steps=self.steps,
                 seed=seed,
                 workers=0,
