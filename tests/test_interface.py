@@ -128,7 +128,8 @@ def test_a_search_has_the_options_of_its_tool_with_their_defaults():
     parser = argparse.ArgumentParser()
     add_config_search_arguments(parser, "detection", example="")
     strategies = {"samples", "exhaustive", "evolve", "population", "generations", "halve"}
-    alone = {"demo_data", "imports", "finetune", "dry_run", *strategies}
+    # Routing is a call of its own, route_supernet.
+    alone = {"demo_data", "imports", "finetune", "route", "dry_run", *strategies}
     tool = defaults_of_tool(parser, alone, {"all_groups": "every_group", "opts": "options"})
     found = parameters(search_supernet)
     assert found.keys() - tool.keys() == {"strategy", "task", "image_size"}
