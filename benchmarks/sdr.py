@@ -92,8 +92,7 @@ class Experiment:
 
     def __init__(self, data: Path, crops: Path | None, out: Path, levels: int, steps: int, space: str) -> None:
         self.photographs, self.out, self.levels, self.steps = data / "tiny_imagenet" / "train", out, levels, steps
-        arch = SPACES[space]().middle
-        self.space = SearchSpace((arch.stem,), tuple((w,) for w in arch.width), tuple((d,) for d in arch.depth))
+        self.space = SearchSpace.of(SPACES[space]().middle)
         recipe = read_recipe("micro_sdr")
         self.size, self.parts = recipe.image_size, recipe.codes_per_batch or 1
         self.tasks = {name: self._task(data, name) for name in TASKS}

@@ -104,8 +104,7 @@ class Experiment:
     def __init__(self, data: Path, out: Path, steps: int, budget: str, recipe: str, space: str) -> None:
         self.data, self.out, self.steps, self.budget = data, out, steps, budget
         self.recipe = read_recipe(recipe)
-        arch = SPACES[space]().middle
-        self.space = SearchSpace((arch.stem,), tuple((w,) for w in arch.width), tuple((d,) for d in arch.depth))
+        self.space = SearchSpace.of(SPACES[space]().middle)
         sets = ["tiny_imagenet_more/train", *OTHERS]
         self.open = linked(out / "open", {name.replace("/", "_"): data / name for name in sets})
 

@@ -55,7 +55,7 @@ def finetune_rivals(
         budget: [
             dataclasses.replace(training, seed=seed)
             for seed in (seeds or [report.run["seed"]])
-            for training in trainings_of(report, budget, also or {})
+            for training in trainings_of(report, budget, also)
             if labelled is None or training.weights == "supernet"
         ]
         for budget in report.budgets

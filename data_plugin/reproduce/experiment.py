@@ -79,9 +79,8 @@ def _ranked(
     search: Search, row: Row, experiment: Experiment, labelled: LabelledImages | None, tell: Callable[[Finetuned], None]
 ) -> Search:
     """Networks of all the range, fine-tuned alike."""
-    if (
-        labelled is None
-    ):  # beside the pick what one would take without a search, and ResNet-50's shape from random weights
+    if labelled is None:
+        # Beside the pick what one would take without a search, and ResNet-50's shape from random weights.
         search = finetune_rivals(search, experiment.length, tell)
     plan = plan_rank_check(search.report, networks=experiment.networks, seeds=experiment.seeds)
     resume = (search.out / FOLDER).is_dir()

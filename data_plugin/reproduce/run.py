@@ -64,12 +64,18 @@ def open_table(name: str, scale: Scale, data: Path, out: Path, supernet: str | N
         supernet: the supernet's file; None takes the recipe's.
 
     Raises:
-        UserError: if there is no such table, or it has no row of that scale.
+        UserError: if there is no such table, it has no row of that scale, or a supernet is named and rows have their
+            own.
     """
     table = read_table(name)
     found = Reproduction(name, table, scale, supernet or table.supernets.get(scale), data, out)
     if not found.rows:
         raise UserError(f"{name} has no row of the scale {scale!r}")
+    own = [row for row, (_, experiment) in found.rows.items() if experiment.supernet]
+    if supernet is not None and own:
+        raise UserError(
+            f"{name} names supernets of its own, for the row {own[0]} for one; leave out --supernet {supernet}"
+        )
     return found
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from samples import SPACE, TEACHER, random_supernet_file, written_codes
+from samples import SPACE, TEACHER, Killed, killed_at, random_supernet_file, written_codes
 
 from data_plugin import UserError
 from data_plugin.backbones import RoutedResNet
@@ -179,21 +179,6 @@ def test_the_first_step_of_a_phase_has_the_loss_that_it_would_have_without(image
     assert seen["opening"][4] != seen["not opening"][4]
 
 
-class Killed(Exception):
-    pass
-
-
-def killed_at(step):
-    whole = RoutedTraining.training_step
-
-    def training_step(self, batch, batch_idx):
-        if self.global_step == step:
-            raise Killed
-        return whole(self, batch, batch_idx)
-
-    return training_step
-
-
 @pytest.mark.parametrize(
     ("stop", "options"),
     [(3, {}), (7, {}), (7, {"accumulate": 2}), (5, {"init": "supernet"})],
@@ -207,7 +192,7 @@ def test_a_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(images, codes, whole, checkpoint_every=1, **options)
     with monkeypatch.context() as patch:
-        patch.setattr(RoutedTraining, "training_step", killed_at(stop))
+        patch.setattr(RoutedTraining, "training_step", killed_at(RoutedTraining, stop))
         with pytest.raises(Killed):
             train(images, codes, parts, checkpoint_every=1, **options)
     torch.manual_seed(99)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from samples import SPACE, TEACHER, tiny_teacher
+from samples import SPACE, TEACHER, Killed, killed_at, tiny_teacher
 from torch.nn import functional as F
 
 from data_plugin import SearchSpace, UserError
@@ -205,21 +205,6 @@ def test_loss_spread_and_speed_are_logged(images, out):
     assert losses[0] == pytest.approx((losses[1] + 2 * losses[2]) / 3, rel=1e-5)
 
 
-class Killed(Exception):
-    pass
-
-
-def killed_at(step):
-    whole = SupernetTraining.training_step
-
-    def training_step(self, batch, batch_idx):
-        if self.global_step == step:
-            raise Killed
-        return whole(self, batch, batch_idx)
-
-    return training_step
-
-
 @pytest.mark.parametrize(
     ("stop", "workers", "options"),
     [
@@ -237,7 +222,7 @@ def test_a_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(images, whole, steps=8, checkpoint_every=2, **options)
     with monkeypatch.context() as patch:
-        patch.setattr(SupernetTraining, "training_step", killed_at(stop))
+        patch.setattr(SupernetTraining, "training_step", killed_at(SupernetTraining, stop))
         with pytest.raises(Killed):
             train(images, parts, steps=8, checkpoint_every=2, workers=workers, **options)
     assert not (parts / SUPERNET).exists()
@@ -316,7 +301,7 @@ def test_the_output_folder_may_not_be_a_file(images, out):
 
 
 def test_an_unfinished_training_is_not_overwritten_unasked(images, out, monkeypatch):
-    monkeypatch.setattr(SupernetTraining, "training_step", killed_at(3))
+    monkeypatch.setattr(SupernetTraining, "training_step", killed_at(SupernetTraining, 3))
     with pytest.raises(Killed):
         train(images, out, checkpoint_every=2)
     with pytest.raises(UserError, match="holds an unfinished training already"):

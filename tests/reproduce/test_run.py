@@ -350,5 +350,7 @@ def test_another_table_or_an_unknown_row_is_refused(arguments, recipe, rows_run,
     (tmp_path / "copy.toml").write_text(recipe.read_text())
     assert reproduce.main([str(tmp_path / "copy.toml"), *arguments[1:], "--rows", "classifier", "--resume"]) == 2
     assert "holds something else, its table was" in capsys.readouterr().err
+    with pytest.raises(UserError, match="table7 names supernets of its own, for the row BYOL for one; leave out"):
+        open_table("table7", "here", tmp_path, tmp_path / "out", "shipped")
     with pytest.raises(UserError, match="'table1' is no table; expected one of table2, table3, table4, "):
         read_table("table1")
