@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from samples import TEACHER, tiny_teacher
+from processes import in_processes
+from samples import SPACE, TEACHER, tiny_teacher
 from torch.amp import GradScaler
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
@@ -28,8 +29,11 @@ pytest.importorskip("lightly", reason="pre-training needs lightly")
 pytest.importorskip("lightning", reason="pre-training needs lightning")
 
 from lightning.pytorch.plugins import MixedPrecision
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
 
 from data_plugin.pretrain.augmentation import Colours, View, crops, located, whole_views
+from data_plugin.pretrain.callbacks import RunSettings
 from data_plugin.pretrain.methods.distill import DistillSettings
 from data_plugin.pretrain.methods.method import Method
 from data_plugin.pretrain.methods.moco import MoCoV2
@@ -37,9 +41,8 @@ from data_plugin.pretrain.output_folder import CHECKPOINT, SUPERNET
 from data_plugin.pretrain.run import pretrain_supernet
 from data_plugin.pretrain.step import SupernetTraining
 from data_plugin.pretrain.trainer import PRECISIONS
-from data_plugin.space.search_space import SearchSpace
+from data_plugin.tools.pretrain import main
 
-SPACE = SearchSpace.micro()
 FEATURES = SPACE.largest.out_channels[-1]
 SETTINGS = {
     "mocov2": {"queue": 16, "hidden": 24, "dim": 8},
@@ -400,8 +403,10 @@ TORCHRUN += ("--rdzv-endpoint", "localhost:0")
 def two_processes(images, recipe, out, steps, *more):
     """Arguments that train with two processes on a CPU, in double precision."""
     path = toml(out.with_suffix(".toml"), recipe.to_json())
+    space = out.with_suffix(".json")
+    space.write_text(json.dumps(SPACE.to_json()))
     command = [*TORCHRUN, "-m", "data_plugin.tools.pretrain", "--data", images, "--out", out]
-    command += ["--space", "micro", "--recipe", path, "--steps", steps, "--device", "cpu", "--workers", 0]
+    command += ["--space", space, "--recipe", path, "--steps", steps, "--device", "cpu", "--workers", 0]
     return [str(part) for part in [*command, "--precision", "fp64", *more]]
 
 
@@ -420,41 +425,24 @@ CASES = {
     "mocov2, guided by the largest": recipe("mocov2", guide="largest", others_weight=0.5),
 }
 
-ALL = """
-import json, sys
-from pathlib import Path
-from data_plugin import SearchSpace
-from data_plugin.pretrain.recipe import Recipe
-from data_plugin.pretrain.run import pretrain_supernet
-images, recipes, out = sys.argv[1:]
-for name, values in json.loads(Path(recipes).read_text()).items():
-    pretrain_supernet(images, SearchSpace.micro(), out=Path(out, name), recipe=Recipe.from_json(values), steps=3,
-                      workers=0, device="cpu", precision="fp64")
-"""
+
+def train_all(images, folder):
+    for name, tried in CASES.items():
+        train(images, tried, folder / name, steps=2, precision="fp64")
 
 
 @pytest.fixture(scope="module")
-def in_two_processes(images, checkout, tmp_path_factory):
-    """The folder of what two processes train in every case, one after the other: most of a case is their start."""
+def in_two_processes(images, tmp_path_factory):
+    """The folder of what two processes train in every case, one after the other."""
     folder = tmp_path_factory.mktemp("two")
-    (folder / "train.py").write_text(ALL)
-    (folder / "recipes.json").write_text(json.dumps({name: tried.to_json() for name, tried in CASES.items()}))
-    # For the tiny teacher.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(checkout / "tests"), *_python_path()])}
-    command = [*TORCHRUN, folder / "train.py", images, folder / "recipes.json", folder]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    in_processes(folder, 2, train_all, images, folder)
     return folder
-
-
-def _python_path():
-    return [path for path in [os.environ.get("PYTHONPATH")] if path]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_train_as_one_with_the_whole_batch(images, in_two_processes, tmp_path, case):
-    train(images, CASES[case], tmp_path / "one", steps=3, precision="fp64")
+    train(images, CASES[case], tmp_path / "one", steps=2, precision="fp64")
     assert_same_supernet(in_two_processes / case, tmp_path / "one")
 
 
@@ -484,74 +472,62 @@ def test_two_killed_processes_resume_to_what_one_that_was_never_stopped_comes_to
     os.killpg(processes.pid, signal.SIGKILL)
     processes.wait()
     assert not (tmp_path / "killed" / SUPERNET).exists()
-    subprocess.run([*command, "--resume"], check=True, stdout=subprocess.DEVNULL)
+    in_processes(tmp_path, 2, main, [*command[command.index("--data") :], "--resume"])
     train(images, recipe("mocov2"), tmp_path / "whole", steps=10, precision="fp64")
     assert_same_supernet(tmp_path / "killed", tmp_path / "whole")
 
 
+def overflow_in_the_second(images, out):
+    whole = SupernetTraining.training_step
+
+    def training_step(self, batch, batch_idx):
+        loss = whole(self, batch, batch_idx)
+        return loss * 1e15 if self.global_rank == 1 and self.global_step == 1 else loss
+
+    def on_train_end(self, trainer, training):
+        weights = sum(value.double().sum().item() for value in training.query.parameters())
+        said = f"scale {trainer.scaler.get_scale()} weights {weights!r}"
+        (out / f"rank-{trainer.global_rank}").write_text(said)
+
+    SupernetTraining.training_step = training_step
+    RunSettings.on_train_end = on_train_end
+    PRECISIONS["fp16"] = lambda device: MixedPrecision("16-mixed", device, GradScaler(device, 64.0))
+    train(images, recipe("mocov2"), out, steps=3, precision="fp16")
+
+
 @pytest.mark.slow
 def test_all_processes_pass_over_a_step_whose_gradients_overflow_in_one(images, tmp_path):
-    script = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from lightning.pytorch.plugins import MixedPrecision\n"
-        "from torch.amp import GradScaler\n"
-        "from data_plugin.pretrain.callbacks import RunSettings\n"
-        "from data_plugin.pretrain.trainer import PRECISIONS\n"
-        "from data_plugin.pretrain.step import SupernetTraining\n"
-        "from data_plugin.tools.pretrain import main\n"
-        "whole = SupernetTraining.training_step\n"
-        "def training_step(self, batch, batch_idx):\n"
-        "    loss = whole(self, batch, batch_idx)\n"
-        "    return loss * 1e15 if self.global_rank == 1 and self.global_step == 1 else loss\n"
-        "def on_train_end(self, trainer, training):\n"
-        "    weights = sum(value.double().sum().item() for value in training.query.parameters())\n"
-        "    said = f'scale {trainer.scaler.get_scale()} weights {weights!r}'\n"
-        "    Path(trainer.default_root_dir, f'rank-{trainer.global_rank}').write_text(said)\n"
-        "SupernetTraining.training_step = training_step\n"
-        "RunSettings.on_train_end = on_train_end\n"
-        "PRECISIONS['fp16'] = lambda device: MixedPrecision('16-mixed', device, GradScaler(device, 64.0))\n"
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    command = two_processes(images, recipe("mocov2"), tmp_path / "out", 3, "--precision", "fp16")
-    (tmp_path / "script.py").write_text(script)
-    module = command.index("data_plugin.tools.pretrain")
-    command[module - 1 : module + 1] = [str(tmp_path / "script.py")]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    said = [(tmp_path / "out" / f"rank-{rank}").read_text() for rank in (0, 1)]
+    out = tmp_path / "out"
+    in_processes(tmp_path, 2, overflow_in_the_second, images, out)
+    said = [(out / f"rank-{rank}").read_text() for rank in (0, 1)]
     assert said[0] == said[1]
     assert said[0].startswith("scale 32.0 ")
 
 
+def count_what_is_reduced(images, out):
+    reduced = []
+
+    def hook(state, bucket):
+        reduced.append(bucket.buffer().numel())
+        return allreduce_hook(state, bucket)
+
+    whole = DistributedDataParallel.__init__
+
+    def init(self, *args, **kwargs):
+        whole(self, *args, **kwargs)
+        self.register_comm_hook(None, hook)
+
+    DistributedDataParallel.__init__ = init
+    train(images, recipe("mocov2"), out, steps=2)
+    print("reduced", sum(reduced))
+
+
 @pytest.mark.slow
 def test_the_three_passes_of_a_step_share_one_reduction_of_the_gradients(images, tmp_path):
-    script = (
-        "import sys\n"
-        "from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook\n"
-        "from torch.nn.parallel import DistributedDataParallel\n"
-        "from data_plugin.tools.pretrain import main\n"
-        "reduced = []\n"
-        "def hook(state, bucket):\n"
-        "    reduced.append(bucket.buffer().numel())\n"
-        "    return allreduce_hook(state, bucket)\n"
-        "whole = DistributedDataParallel.__init__\n"
-        "def init(self, *args, **kwargs):\n"
-        "    whole(self, *args, **kwargs)\n"
-        "    self.register_comm_hook(None, hook)\n"
-        "DistributedDataParallel.__init__ = init\n"
-        "main(sys.argv[1:])\n"
-        "print('reduced', sum(reduced))"
-    )
-    command = two_processes(images, recipe("mocov2"), tmp_path / "out", 2)
-    (tmp_path / "script.py").write_text(script)
-    module = command.index("data_plugin.tools.pretrain")
-    command[module - 1 : module + 1] = [str(tmp_path / "script.py")]
-    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    said = in_processes(tmp_path, 2, count_what_is_reduced, images, tmp_path / "out")
     training = SupernetTraining(SPACE, recipe("mocov2"), 2, 0)
     trained = sum(parameter.numel() for parameter in training.parameters() if parameter.requires_grad)
-    # Two processes may write into one line.
-    assert len(re.findall(rf"reduced {2 * trained}(?!\d)", ended.stdout)) == 2
+    assert re.findall(r"reduced (\d+)", said) == [str(2 * trained)] * 2
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -589,7 +565,7 @@ def test_fp16_trains_nearly_as_single_precision_does(images, tmp_path, monkeypat
         trained = read_tensors(tmp_path / precision / SUPERNET)[0]
         moved.append(torch.cat([(trained[f"query.{n}"] - p).detach().flatten() for n, p in start.named_parameters()]))
     single, half = moved
-    assert losses[2] == pytest.approx(losses[0], rel=0.01)
+    assert losses[2] == pytest.approx(losses[0], rel=0.01, abs=0.02)  # a mean cosine may be near 0
     assert math.isfinite(losses[3])
     assert (half - single).norm() < 0.6 * single.norm()
 

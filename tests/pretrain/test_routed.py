@@ -3,14 +3,13 @@
 import dataclasses
 import itertools
 import json
-import os
-import subprocess
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import in_processes
 from samples import SPACE, TEACHER, Killed, killed_at, random_supernet_file, written_codes
 
 from data_plugin import UserError
@@ -237,35 +236,13 @@ def test_the_log_says_how_many_sub_nets_there_are(images, codes, out):
     assert [row[header.index("sub-nets")] for row in rows] == ["1.0", "2.0", "4.0"]
 
 
-TWO = """
-import json, sys
-from data_plugin.pretrain.recipe import Recipe
-from data_plugin.pretrain.run import pretrain_supernet
-from samples import SPACE
-images, codes, recipe, out = sys.argv[1:]
-pretrain_supernet(images, SPACE, out=out, recipe=Recipe.from_json(json.loads(recipe)), codes=codes, steps=3, workers=0,
-                  device="cpu", precision="fp64")
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["simsiam", "mocov2"])
-def test_two_processes_train_as_one(images, codes, checkout, tmp_path, method):
+def test_two_processes_train_as_one(images, codes, tmp_path, method):
     # A step a phase: parts of four images magnify what is rounded a thousandfold in every step.
-    train(images, codes, tmp_path / "one", steps=3, recipe=recipe(method), precision="fp64")
-    (tmp_path / "train.py").write_text(TWO)
-    path = os.pathsep.join([str(checkout / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
-    command += ["--rdzv-endpoint", "localhost:0", tmp_path / "train.py", images, codes]
-    command += [json.dumps(recipe(method).to_json()), tmp_path / "two"]
-    ended = subprocess.run(
-        [str(part) for part in command],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": path},
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    given = {"steps": 3, "recipe": recipe(method), "precision": "fp64"}
+    train(images, codes, tmp_path / "one", **given)
+    in_processes(tmp_path, 2, partial(train, images, codes, tmp_path / "two", **given))
     found = weights(tmp_path / "two")
     for name, value in weights(tmp_path / "one").items():
         torch.testing.assert_close(

@@ -1,18 +1,18 @@
 """Shuffling batch norm under two processes that talk over gloo, against one that does the same image by image."""
 
 import dataclasses
+import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import in_processes
+from samples import SPACE
 from torch.utils._pytree import tree_leaves
 
-from data_plugin import Arch, SearchSpace, UserError
+from data_plugin import Arch, UserError
 from data_plugin.pretrain.recipe import Recipe, read_recipe
 
 pytest.importorskip("lightly", reason="pre-training needs lightly")
@@ -20,10 +20,12 @@ pytest.importorskip("lightning", reason="pre-training needs lightning")
 
 from data_plugin.pretrain.output_folder import SUPERNET
 from data_plugin.pretrain.run import pretrain_supernet
+from data_plugin.pretrain.shuffled_keys import Shuffle
 from data_plugin.pretrain.step import SupernetTraining
+from data_plugin.pretrain.views import Batch
 from data_plugin.supernet.checkpoint import load_supernet
+from data_plugin.tools.pretrain import main
 
-SPACE = SearchSpace.micro()
 PROCESSES = 2
 SETTINGS = {
     "mocov2": {"queue": 16, "hidden": 24, "dim": 8, "batch_norm": True},
@@ -40,30 +42,15 @@ def recipe(method: str) -> Recipe:
     return Recipe.from_json(values | {"norm_statistics": "shuffled"})
 
 
-def in_processes(script: str, folder: Path, *arguments: str) -> str:
-    """Run a script in two processes of torchrun and return what they print."""
-    path = folder / "script.py"
-    path.write_text(script)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(PROCESSES)]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(path), *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    return ended.stdout
-
-
-EXCHANGE = """
-import sys, torch
-from data_plugin.pretrain.shuffled_keys import Shuffle
-torch.distributed.init_process_group("gloo")
-rank = torch.distributed.get_rank()
-found = []
-for whole, order in torch.load(sys.argv[1]):
-    part = whole.chunk(2)[rank]
-    shuffled = Shuffle(order)(part)
-    found.append((shuffled, Shuffle(order).back(shuffled)))
-torch.save((found, Shuffle.draw(5, seed=(3, 1)).order), f"{sys.argv[1]}-{rank}")
-torch.distributed.destroy_process_group()
-"""
+def exchange(path):
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+    found = []
+    for whole, order in torch.load(path):
+        shuffled = Shuffle(order)(whole.chunk(PROCESSES)[rank])
+        found.append((shuffled, Shuffle(order).back(shuffled)))
+    torch.save((found, Shuffle.draw(5, seed=(3, 1)).order), f"{path}-{rank}")
+    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
@@ -75,7 +62,7 @@ def test_images_come_where_the_order_says_and_go_back(tmp_path):
     cases = [(torch.randn(shapes[index % 3]), order) for index, order in enumerate(orders)]
     cases.append((cases[0][0].contiguous(memory_format=torch.channels_last), orders[-1]))
     torch.save(cases, tmp_path / "cases")
-    in_processes(EXCHANGE, tmp_path, str(tmp_path / "cases"))
+    in_processes(tmp_path, PROCESSES, exchange, tmp_path / "cases")
     ranks = [torch.load(tmp_path / f"cases-{rank}") for rank in range(PROCESSES)]
     for case, (whole, order) in enumerate(cases):
         shuffled, back = (torch.cat([found[case][part] for found, _ in ranks]) for part in (0, 1))
@@ -86,30 +73,27 @@ def test_images_come_where_the_order_says_and_go_back(tmp_path):
     assert ranks[0][1].sort().values.tolist() == list(range(10))
 
 
-STEP = """
-import sys, torch
-from data_plugin.pretrain.recipe import Recipe
-from data_plugin.pretrain.step import SupernetTraining
-from data_plugin.pretrain.views import Batch
-from data_plugin.space.search_space import SearchSpace
-torch.distributed.init_process_group("gloo")
-rank = torch.distributed.get_rank()
-for name, (recipe, views) in torch.load(sys.argv[1]).items():
-    torch.manual_seed(0)
-    training = SupernetTraining(SearchSpace.micro(), Recipe.from_json(recipe), steps=2, seed=4).double().train()
-    training.log = training.log_dict = lambda *args, **kwargs: None
-    training.method.remember = lambda targets: torch.save(tuple(targets) if isinstance(targets, tuple) else targets,
-                                                          f"{sys.argv[1]}-{name}-{rank}")
-    training.training_step(Batch([view.chunk(2)[rank] for view in views], []), 7)
-torch.distributed.destroy_process_group()
-"""
+def keep_targets(path):
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+    for name, views in torch.load(path).items():
+        torch.manual_seed(0)
+        training = SupernetTraining(SPACE, recipe(name), steps=2, seed=4).double().train()
+        training.log = training.log_dict = lambda *args, **kwargs: None
+
+        def remember(targets, name=name):
+            torch.save(tuple(targets) if isinstance(targets, tuple) else targets, f"{path}-{name}-{rank}")
+
+        training.method.remember = remember
+        training.training_step(Batch([view.chunk(PROCESSES)[rank] for view in views], []), 7)
+    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_keys_are_those_of_a_naive_shuffle_of_the_whole_batch_in_its_own_order(tmp_path):
     views = [torch.randn(8, 3, 40, 40, dtype=torch.float64) for _ in range(2)]
-    torch.save({name: (recipe(name).to_json(), views) for name in SETTINGS}, tmp_path / "batch")
-    in_processes(STEP, tmp_path, str(tmp_path / "batch"))
+    torch.save(dict.fromkeys(SETTINGS, views), tmp_path / "batch")
+    in_processes(tmp_path, PROCESSES, keep_targets, tmp_path / "batch")
     for name in SETTINGS:
         torch.manual_seed(0)
         training = SupernetTraining(SPACE, recipe(name), steps=2, seed=4).double().train()
@@ -139,46 +123,63 @@ def images(tmp_path_factory):
     return folder
 
 
-COUNT = """
-import sys, torch
-from data_plugin.pretrain.step import SupernetTraining
-from data_plugin.tools.pretrain import main
-calls, archs = [], []
-for name in ("all_gather", "all_reduce", "all_to_all_single"):
-    def counted(*args, whole=getattr(torch.distributed, name), name=name, **kwargs):
-        calls.append(name)
-        return whole(*args, **kwargs)
-    setattr(torch.distributed, name, counted)
-whole = SupernetTraining.training_step
-def training_step(self, batch, batch_idx):
-    archs.extend(self.networks(self.global_step))
-    calls.clear()
-    loss = whole(self, batch, batch_idx)
-    loss.register_hook(lambda gradient: calls.append("backward"))
-    return loss
-SupernetTraining.training_step = training_step
-log = SupernetTraining._log
-def silent(self, loss, health):  # what is logged is exchanged too
-    before = len(calls)
-    log(self, loss, health)
-    del calls[before:]
-SupernetTraining._log = silent
-SupernetTraining.on_before_optimizer_step = lambda self, optimizer: print(
-    f"[{calls.count('all_gather')} {calls.count('all_reduce')} {calls.count('all_to_all_single')}]", flush=True
-)
-code = main(sys.argv[1:])
-print("archs", *archs, "end", flush=True)
-sys.exit(code)
-"""
-
-
+COLLECTIVES = ("all_gather", "all_reduce", "all_to_all_single")
 SMALL = ["settings.queue=16", "settings.batch_norm=false"]
 
 
-def command(images, out, statistics, steps):
-    arguments = ["--data", images, "--out", out, "--space", "micro", "--steps", steps, "--batch-size", 8]
-    arguments += ["--device", "cpu", "--workers", 0, "--norm-statistics", statistics, "--checkpoint-every", 1]
-    return [str(each) for each in [*arguments, "--opts", *SMALL]]
+def count_calls(images, out, statistics):
+    calls, archs = [], []
+
+    def counted(name):
+        whole = getattr(torch.distributed, name)
+
+        def call(*args, **kwargs):
+            calls.append(name)
+            return whole(*args, **kwargs)
+
+        setattr(torch.distributed, name, call)
+
+    for name in COLLECTIVES:
+        counted(name)
+    whole, log = SupernetTraining.training_step, SupernetTraining._log
+
+    def training_step(self, batch, batch_idx):
+        archs.extend(self.networks(self.global_step))
+        calls.clear()
+        loss = whole(self, batch, batch_idx)
+        loss.register_hook(lambda gradient: calls.append("backward"))
+        return loss
+
+    def silent(self, loss, health):  # what is logged is exchanged too
+        before = len(calls)
+        log(self, loss, health)
+        del calls[before:]
+
+    def count(self, optimizer):
+        print("[{} {} {}]".format(*map(calls.count, COLLECTIVES)))
+
+    SupernetTraining.training_step = training_step
+    SupernetTraining._log = silent
+    SupernetTraining.on_before_optimizer_step = count
+    space = out.with_suffix(".json")
+    space.write_text(json.dumps(SPACE.to_json()))
+    arguments = ["--data", images, "--out", out, "--space", space, "--recipe", "micro", "--steps", 1]
+    arguments += [
+        "--batch-size",
+        8,
+        "--device",
+        "cpu",
+        "--workers",
+        0,
+        "--norm-statistics",
+        statistics,
+        "--checkpoint-every",
+        1,
+        "--opts",
+        *SMALL,
+    ]
+    assert main([str(each) for each in arguments]) == 0
+    print("archs", *archs, "end")
 
 
 def norms(arch: Arch) -> int:
@@ -190,7 +191,7 @@ def trained(images, tmp_path_factory):
     """A folder with a step of two processes of either kind, and what these printed."""
     folder = tmp_path_factory.mktemp("trained")
     kinds = ("synced", "shuffled")
-    return folder, {kind: in_processes(COUNT, folder, *command(images, folder / kind, kind, 1)) for kind in kinds}
+    return folder, {kind: in_processes(folder, PROCESSES, count_calls, images, folder / kind, kind) for kind in kinds}
 
 
 @pytest.mark.slow

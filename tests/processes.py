@@ -1,0 +1,50 @@
+"""Processes that find each other as torchrun's do, forked: starting Python anew takes most of a short test."""
+
+import multiprocessing
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+def in_processes(folder: Path, count: int, run: Callable[..., object], *arguments: object) -> str:
+    """Call a function in processes that may join one process group, and return what they print.
+
+    Args:
+        folder: where what they print is kept.
+        count: how many.
+        run: the function; what it changes in modules is lost with its process.
+        arguments: its arguments.
+    """
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    said = [folder / f"said-{rank}" for rank in range(count)]
+    processes = [
+        fork.Process(target=_run, args=(said[rank], rank, count, port, run, arguments)) for rank in range(count)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    text = "".join(path.read_text() for path in said)
+    assert [process.exitcode for process in processes] == [0] * count, text[-3000:]
+    return text
+
+
+def _run(said: Path, rank: int, count: int, port: int, run: Callable[..., object], arguments: tuple) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count))
+    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test")
+    torch.set_num_threads(1)  # a forked process has lost the threads of its parent
+    with said.open("w", buffering=1) as sys.stdout:
+        sys.stderr = sys.stdout
+        try:
+            run(*arguments)
+        except BaseException:
+            traceback.print_exc()
+            raise SystemExit(1) from None
