@@ -1,10 +1,8 @@
-import gc
 import os
 import sys
-from collections.abc import Iterator
-from importlib.util import find_spec
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,21 +16,6 @@ from data_plugin.supernet.pack import pack
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 REAL_DATA = CHECKOUT.parent / "shared" / "data"
-
-
-def pytest_collection_finish() -> None:
-    # MMEngine collects garbage for every data set that it opens: not through all that was imported.
-    gc.collect()
-    gc.freeze()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _configs_as_mmengine_joins_them() -> Iterator[None]:
-    """MMEngine's configs without yapf, which takes a second a config to break its lines."""
-    with pytest.MonkeyPatch.context() as patched:
-        if find_spec("yapf"):
-            patched.setattr("yapf.yapflib.yapf_api.FormatCode", lambda text, **_: (text, False))
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -84,10 +67,14 @@ def cuda() -> torch.device:
 
 
 @pytest.fixture(autouse=True)
-def _threads_for_an_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MMDetection's AP in threads: it forks four times for every evaluation, in seconds where much is imported."""
-    if mean_ap := sys.modules.get("mmdet.evaluation.functional.mean_ap"):
-        monkeypatch.setattr(mean_ap, "Pool", ThreadPool)
+def _quick_frameworks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes seconds and changes nothing: laying a config out, collecting garbage, forking."""
+    if "mmengine.config" in sys.modules:
+        monkeypatch.setattr("yapf.yapflib.yapf_api.FormatCode", lambda text, **_: (text, False))
+    if "mmengine.dataset" in sys.modules:
+        monkeypatch.setattr("mmengine.dataset.base_dataset.gc", SimpleNamespace(collect=lambda: None))
+    if "mmdet.evaluation" in sys.modules:
+        monkeypatch.setattr("mmdet.evaluation.functional.mean_ap.Pool", ThreadPool)
 
 
 @pytest.fixture(autouse=True)

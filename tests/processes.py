@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 
 
-def in_processes(folder: Path, count: int, run: Callable[..., object], *arguments: object) -> str:
+def in_processes(folder: Path, count: int, run: Callable[..., int | None], *arguments: object) -> str:
     """Call a function in processes that may join one process group, and return what they print.
 
     Args:
         folder: where what they print is kept.
         count: how many.
-        run: the function; what it changes in modules is lost with its process.
+        run: the function, such as a tool's ``main``, whose exit code has to be 0; what it changes in modules is lost
+            with its process.
         arguments: its arguments.
     """
     with socket.socket() as free:
@@ -37,14 +38,15 @@ def in_processes(folder: Path, count: int, run: Callable[..., object], *argument
     return text
 
 
-def _run(said: Path, rank: int, count: int, port: int, run: Callable[..., object], arguments: tuple) -> None:
+def _run(said: Path, rank: int, count: int, port: int, run: Callable[..., int | None], arguments: tuple) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count))
     os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test")
     torch.set_num_threads(1)  # a forked process has lost the threads of its parent
     with said.open("w", buffering=1) as sys.stdout:
         sys.stderr = sys.stdout
         try:
-            run(*arguments)
+            code = run(*arguments)
         except BaseException:
             traceback.print_exc()
-            raise SystemExit(1) from None
+            code = 1
+    raise SystemExit(code if isinstance(code, int) else 0)

@@ -1,17 +1,15 @@
 """A selection from images to the list that pre-training reads, and what cannot be selected."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import tarfile
 
 import numpy as np
 import pytest
 from browser import in_browser
 from PIL import Image
+from processes import in_processes
 from samples import SPACE, random_supernet, random_supernet_file, written_store
 
 pytest.importorskip("sklearn", reason="clusters need scikit-learn")
@@ -190,14 +188,8 @@ def test_two_processes_embed_and_choose_what_one_does(data, supernet, tmp_path):
     given = ["--open-data", data / "open", "--target-data", data / "target", "--supernet", supernet, "--image-size", 32]
     given += ["--calibrate", data / "open", "--shard-size", 16, "--workers", 0, "--device", "cpu"]
     given = [str(argument) for argument in [*given, "--clusters", 3, "--budget", 30, "--out"]]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
-    command += ["--rdzv-endpoint", "localhost:0", "-m", "data_plugin.tools.select_coreset", *given]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        [*command, tmp_path / "two" / "coreset.txt"], capture_output=True, text=True, env=environment, check=False
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    assert ended.stdout.count("30 of 60 images chosen") == ended.stdout.count("60 images at 32 pixels") == 1
+    said = in_processes(tmp_path, 2, main, [*given, str(tmp_path / "two" / "coreset.txt")])
+    assert said.count("30 of 60 images chosen") == said.count("60 images at 32 pixels") == 1
     assert main([*given, str(tmp_path / "one" / "coreset.txt")]) == 0
     for name in ("open.store", "target.store"):
         found, expected = (

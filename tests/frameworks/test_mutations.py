@@ -1,6 +1,5 @@
 """What a user types never ends in a traceback: options and files at random, in every installed framework."""
 
-import gc
 import importlib
 import random
 import re
@@ -90,13 +89,6 @@ def mutated(text: bytes, draw: random.Random) -> bytes:
     start = draw.randrange(len(text))
     end = min(len(text), start + draw.choice((1, 5, 40, len(text))))
     return text[:start] + draw.choice((b"", 2 * text[start:end], b"\xff\x00\xfe", b"{[(", b"'", b"\n")) + text[end:]
-
-
-@pytest.fixture(autouse=True)
-def _quick():
-    # MMEngine collects garbage for every data set that it opens: not through the framework that was just imported.
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture

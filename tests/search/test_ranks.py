@@ -1,10 +1,8 @@
-import os
-import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from processes import in_processes
 from samples import SPACE, random_batches, random_supernet
 
 from data_plugin.images.batch import ImageBatches
@@ -17,7 +15,6 @@ IMAGES = ([(64, 64)], [(64, 96)] * 2, [(96, 64)], [(64, 64)], [(64, 64)])
 
 
 def run_search(unfinished: PartialSearch | None = None) -> tuple[SearchResult, list[int]]:
-    torch.set_num_threads(1)
     asked: list[int] = []
 
     class Watched(ImageBatches):
@@ -30,12 +27,11 @@ def run_search(unfinished: PartialSearch | None = None) -> tuple[SearchResult, l
     return measurement.measure(SPACE.sample(9, seed=2)), asked
 
 
-def worker(number: int, count: int, port: int, folder: Path) -> None:
-    os.environ.update(RANK=str(number), WORLD_SIZE=str(count), MASTER_ADDR="localhost", MASTER_PORT=str(port))
+def search(folder: Path) -> None:
     with joined_ranks():
-        assert (rank(), rank_count()) == (number, count)
+        number = rank()
         assert from_first(number) == 0
-        assert from_all(number) == list(range(count))
+        assert from_all(number) == list(range(rank_count()))
         partial = PartialSearch(folder / "partial", {"a": 1}, {})
         found, asked = run_search(partial)
     values = np.stack([tap.values[tap.rows] for tap in found.taps.values()])
@@ -46,10 +42,7 @@ def worker(number: int, count: int, port: int, folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_several_processes_find_what_one_finds(tmp_path, count):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(worker, (count, port, tmp_path), nprocs=count)
+    in_processes(tmp_path, count, search, tmp_path)
     alone, _ = run_search()
     shares = []
     for number in range(count):

@@ -1,7 +1,6 @@
 """The COCO and FPN recipes for MMDetection, from the config to trained detectors, on a handful of drawn images."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,9 @@ pytest.importorskip("mmdet", reason="MMDetection is not installed")
 import mmdet
 from mmdet.apis import inference_detector, init_detector
 from mmdet.datasets import CocoDataset
+from mmengine.runner import Runner
+from processes import in_processes
+from torch import distributed as dist
 
 from data_plugin import Arch, UserError
 from data_plugin.backbones.data_resnet import DATAResNet
@@ -224,37 +226,31 @@ def test_written_config_trains_with_mmdets_own_launcher(winner: dict[str, Path],
             torch.testing.assert_close(state[f"backbone.{name}"], value, atol=0.02, rtol=0)
 
 
+def train_and_sum(config: Path, out: Path, options: list[str]) -> None:
+    sums, whole = [], Runner.train
+
+    def train(self):
+        model = whole(self)
+        assert dist.get_world_size() == 2
+        assert type(self.model).__name__ == "MMDistributedDataParallel"
+        sums.append(sum(float(each.detach().double().sum()) for each in self.model.parameters()))
+        return model
+
+    Runner.train = train
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        MMDetConfig(config, options).finetune(out)
+    print(*(each.message for each in warned))
+    (out / f"sum{dist.get_rank()}").write_text(repr(sums[0]))
+
+
 @pytest.mark.slow
 def test_two_processes_on_the_cpu_hold_the_same_weights(winner: dict[str, Path], tmp_path: Path) -> None:
-    script = tmp_path / "train.py"
-    script.write_text(
-        "import sys, hashlib, json, torch, torch.distributed as dist\n"
-        "from pathlib import Path\n"
-        "from data_plugin.backbones.mmdet.config import MMDetConfig\n"
-        "from mmengine.runner import Runner\n"
-        "sums, after = [], Runner.train\n"
-        "def train(self):\n"
-        "    model = after(self)\n"
-        "    assert dist.get_world_size() == 2 and type(self.model).__name__ == 'MMDistributedDataParallel'\n"
-        "    sums.append(sum(float(p.detach().double().sum()) for p in self.model.parameters()))\n"
-        "    return model\n"
-        "Runner.train = train\n"
-        "config = MMDetConfig(Path(sys.argv[1]), json.loads(sys.argv[3]))\n"
-        "config.finetune(Path(sys.argv[2]))\n"
-        "Path(sys.argv[2], f'sum{dist.get_rank()}').write_text(repr(sums[0]))\n"
-    )
-    options = json.dumps([*TINY, "train_dataloader.dataset.pipeline.2.scales=[(200,64)]", *TWO_STAGE])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    ran = subprocess.run(
-        [*command, str(winner["faster_rcnn_fpn_coco"]), str(tmp_path / "out"), options],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
+    options = [*TINY, "train_dataloader.dataset.pipeline.2.scales=[(200,64)]", *TWO_STAGE]
+    said = in_processes(tmp_path, 2, train_and_sum, winner["faster_rcnn_fpn_coco"], tmp_path / "out", options)
     first, second = ((tmp_path / "out" / f"sum{rank}").read_text() for rank in range(2))
     assert first == second
-    assert "each process normalises" in ran.stderr
+    assert "each process normalises" in said
 
 
 def test_fine_tuned_backbone_is_exported(trained, tmp_path: Path, capsys) -> None:

@@ -56,7 +56,7 @@ def of(config: Config) -> MMDetConfig:
 
 
 def losses(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    batch = demo_mm_inputs(1, [(3, 96, 128)], num_items=[2], with_mask=True)
+    batch = demo_mm_inputs(1, [(3, 64, 96)], num_items=[2], with_mask=True)
     batch["data_samples"][0].gt_instances.labels.zero_()
     torch.manual_seed(0)
     np.random.seed(0)
@@ -183,7 +183,7 @@ def test_detectors_without_a_neck_run_with_another_architecture(name: str) -> No
     found["loss"].backward()
     head = model.roi_head.shared_head if "c4" in name else model.backbone
     assert head.layer4[0].downsample[0].weight.grad.abs().sum() > 0
-    batch = demo_mm_inputs(1, [(3, 96, 128)], num_items=[2])
+    batch = demo_mm_inputs(1, [(3, 64, 96)], num_items=[2])
     with torch.no_grad():
         assert len(model.eval()(**model.data_preprocessor(batch, False), mode="predict")) == 1
 

@@ -100,14 +100,15 @@ def test_fcn_d8_losses_equal_those_of_the_stock_resnet50(autocast: bool, drawn_c
     config = load(drawn_cityscapes).cfg.model
     config.backbone.norm_cfg = config.decode_head.norm_cfg = config.auxiliary_head.norm_cfg = BATCH_NORM
     config.decode_head.channels = config.auxiliary_head.channels = 16
-    config.data_preprocessor.size = (64, 96)
+    config.data_preprocessor.size = size = (32, 48)
     stock = copy.deepcopy(config)
     stock.backbone = ConfigDict(
         type="ResNet", depth=50, **OS8, contract_dilation=True, norm_cfg=BATCH_NORM, norm_eval=False, style="pytorch"
     )
     ours, theirs = MODELS.build(config).train(), MODELS.build(stock).train()
     theirs.load_state_dict(ours.state_dict(), strict=True)
-    data = {"inputs": [torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)] * 2, "data_samples": labelled(2)}
+    data = {"inputs": [torch.randint(0, 256, (3, *size), dtype=torch.uint8)] * 2}
+    data["data_samples"] = labelled(2, size)
     losses = []
     for model in (ours, theirs):
         torch.manual_seed(0)  # dropout
@@ -227,7 +228,8 @@ def weights(tmp_path_factory) -> Path:
 def test_written_config_stands_alone_and_segments(drawn_cityscapes: Path, weights: Path, tmp_path: Path) -> None:
     first = tmp_path / "first"
     shutil.copytree(weights, first)
-    config = load(drawn_cityscapes, "test_dataloader.dataset.pipeline.1.scale=(96,64)")
+    options = ["test_dataloader.dataset.pipeline.1.scale=(96,64)", "model.test_cfg.mode=whole"]
+    config = load(drawn_cityscapes, *options)
     before = config.cfg.pretty_text
     config.write(SMALL, first / PTH_FILE, first / "config.py")
     assert config.cfg.pretty_text == before

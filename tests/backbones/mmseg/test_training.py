@@ -1,10 +1,10 @@
 """Search and fine-tuning through MMSegmentation, on a handful of drawn images."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ pytest.importorskip("mmseg", reason="MMSegmentation is not installed")
 
 import mmseg
 from mmengine.structures import PixelData
+from processes import in_processes
 from samples import random_supernet_file
 
 from data_plugin import Arch, UserError
@@ -128,20 +129,22 @@ def test_precise_batch_norm_runs_before_the_evaluation(winner: Path, tmp_path: P
     assert counts == {3}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["the framework's launcher", "two processes"])
-def test_the_written_config_trains(winner: Path, tmp_path: Path, how: str) -> None:
-    out = ["--work-dir" if how == "the framework's launcher" else "--out", str(tmp_path / "out")]
-    if how == "two processes":
-        command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-        command += ["-m", "data_plugin.tools.finetune_seg", "--config", str(winner), *out, "--opts", *TINY]
-    else:
-        launcher = Path(mmseg.__file__).parent / ".mim/tools/train.py"
-        workers = [f"{name}_dataloader.persistent_workers=False" for name in ("train", "val")]
-        command = [str(launcher), str(winner), *out, "--cfg-options", *TINY, *workers]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment)
+def by_mmsegs_launcher(winner: Path, out: Path) -> None:
+    launcher = Path(mmseg.__file__).parent / ".mim/tools/train.py"
+    workers = [f"{name}_dataloader.persistent_workers=False" for name in ("train", "val")]
+    command = [sys.executable, launcher, winner, "--work-dir", out, "--cfg-options", *TINY, *workers]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def by_the_tool_in_two_processes(winner: Path, out: Path) -> None:
+    in_processes(out.parent, 2, finetune_seg.main, ["--config", str(winner), "--out", str(out), "--opts", *TINY])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", [by_mmsegs_launcher, by_the_tool_in_two_processes])
+def test_the_written_config_trains(winner: Path, tmp_path: Path, train: Callable[[Path, Path], None]) -> None:
+    train(winner, tmp_path / "out")
     trained = read(tmp_path / "out/iter_2.pth")["state_dict"]["backbone.layer4.0.conv1.weight"]
     before = torch.load(winner.parent / PTH_FILE, weights_only=True)["layer4.0.conv1.weight"]
     assert not torch.equal(trained, before)
