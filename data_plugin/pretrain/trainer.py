@@ -107,6 +107,8 @@ def fit(trainer: Trainer, training: SupernetTraining, loader: DataLoader[Any], c
         warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec", category=FutureWarning)
         # In fp16 the first steps may be those that overflow.
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step..` before `optimizer.step..`")
+        # Lightning reads a checkpoint before it does so: what was in double precision would be rounded.
+        trainer.precision_plugin.convert_module(training)
         trainer.fit(training, loader, ckpt_path=checkpoint, weights_only=True)
 
 

@@ -211,6 +211,7 @@ def test_loss_spread_and_speed_are_logged(images, out):
         (3, 0, {"views_on": "device", "accumulate": 2}),
         (5, 2, {}),
         (5, 0, {"recipe": DISTILLATION}),
+        (5, 0, {"precision": "fp64"}),
         (5, 0, {"precision": "fp16"}),  # the first steps' gradients overflow, so the loss scale has moved by then
     ],
 )
