@@ -62,25 +62,78 @@ def parse_bytes(text: str) -> int:
 
 
 @dataclass(frozen=True)
+class Walk:
+    """The walk of a search over images, foreseen on shapes alone.
+
+    Args:
+        query: branch of the students.
+        key: branch of the teacher.
+        taps: the feature maps that are compared.
+        rows: rows of the relation that are drawn per image and tap; None takes all.
+    """
+
+    query: DynamicResNet
+    key: DynamicResNet
+    taps: Sequence[str]
+    rows: int | None = None
+
+    def peak(self, images: int, size: tuple[int, int], compared: bool = True) -> int:
+        """Bytes at the peak, the weights' among them, for so many images of a height and width in pixels.
+
+        Args:
+            images: how many.
+            size: height and width in pixels.
+            compared: whether they are compared, or only walked over.
+        """
+        key = (images, size, compared)
+        if key not in self._peaks:
+            comparison = self._comparison if compared else replace(self._comparison, taps=())
+            pixels = torch.empty(images, 3, *size, device="meta")
+            batch = ImageBatch(pixels, [size] * images, [str(i) for i in range(images)])
+            weights = [tensor for branch in self._branches for tensor in _tensors(branch)]
+            with torch.inference_mode(), _Allocated([*weights, pixels]) as allocated:
+                comparison.compare(batch, comparison.targets(batch), self._widest, lambda *_: None)
+            self._peaks[key] = allocated.peak
+        return self._peaks[key]
+
+    @cached_property
+    def _peaks(self) -> dict[Any, int]:
+        return {}
+
+    @cached_property
+    def _branches(self) -> tuple[DynamicResNet, DynamicResNet]:
+        return _without_data(self.query), _without_data(self.key)
+
+    @cached_property
+    def _widest(self) -> list[Arch]:
+        """Networks whose walk holds as much as that of any networks."""
+        return tree_order(list(_widest(self.query.space)))
+
+    @cached_property
+    def _comparison(self) -> Comparison:
+        """A comparison that computes nothing."""
+        last_stage = max(stage_of(tap) for tap in self.taps)
+        query, key = self._branches
+        students, teacher = (Networks(branch, last_stage, norm="running") for branch in (query, key))
+        tile = tile_on(next(self.query.parameters()).device)
+        maps = [tap for tap in self.taps if tap != EMBEDDING]  # an embedding takes next to nothing
+        return Comparison(teacher, students, maps, rows=self.rows, tile=tile)
+
+
+@dataclass(frozen=True)
 class Bound:
     """A bound on what a search holds in tensors on its device, kept by comparing few enough images at once.
 
     Args:
         bytes: the bound.
         given: whether the user gave it; else it is what is free on this machine, and no result may depend on it.
-        query: branch of the students.
-        key: branch of the teacher.
-        taps: the feature maps that are compared.
-        rows: rows of the relation that are drawn per image and tap; None takes all.
+        walk: what the search does with images.
         held: bytes that are held all the time besides the weights, such as batch-norm statistics.
     """
 
     bytes: int
     given: bool
-    query: DynamicResNet
-    key: DynamicResNet
-    taps: Sequence[str]
-    rows: int | None = None
+    walk: Walk
     held: int = 0
 
     def parts(self, batch: ImageBatch, compared: bool = True, changes_statistics: bool = False) -> list[ImageBatch]:
@@ -121,39 +174,7 @@ class Bound:
 
         Library workspaces are not in it, nor what the process holds beside tensors.
         """
-        key = (images, size, compared)
-        if key not in self._cache:
-            comparison = self._comparison if compared else replace(self._comparison, taps=())
-            pixels = torch.empty(images, 3, *size, device="meta")
-            batch = ImageBatch(pixels, [size] * images, [str(i) for i in range(images)])
-            weights = [tensor for branch in self._branches for tensor in _tensors(branch)]
-            with torch.inference_mode(), _Allocated([*weights, pixels]) as allocated:
-                comparison.compare(batch, comparison.targets(batch), self._widest, lambda *_: None)
-            self._cache[key] = self.held + allocated.peak
-        return self._cache[key]
-
-    @cached_property
-    def _cache(self) -> dict[Any, int]:
-        return {}
-
-    @cached_property
-    def _branches(self) -> tuple[DynamicResNet, DynamicResNet]:
-        return _without_data(self.query), _without_data(self.key)
-
-    @cached_property
-    def _widest(self) -> list[Arch]:
-        """Networks whose walk holds as much as that of any networks."""
-        return tree_order(list(_widest(self.query.space)))
-
-    @cached_property
-    def _comparison(self) -> Comparison:
-        """A comparison that computes nothing."""
-        last_stage = max(stage_of(tap) for tap in self.taps)
-        query, key = self._branches
-        students, teacher = (Networks(branch, last_stage, norm="running") for branch in (query, key))
-        tile = tile_on(next(self.query.parameters()).device)
-        maps = [tap for tap in self.taps if tap != EMBEDDING]  # an embedding takes next to nothing
-        return Comparison(teacher, students, maps, rows=self.rows, tile=tile)
+        return self.held + self.walk.peak(images, size, compared)
 
 
 def _amount(count: int) -> str:

@@ -22,7 +22,7 @@ from data_plugin.search.distances.embedding import Embedder, trained_heads
 from data_plugin.search.distances.relation import TEMPERATURE
 from data_plugin.search.external_teacher import ExternalTeacher, require_taps
 from data_plugin.search.known import Asked, Known
-from data_plugin.search.memory import FREE_PART, Bound, free_memory, part_of
+from data_plugin.search.memory import FREE_PART, Bound, Walk, free_memory, part_of
 from data_plugin.search.result import SearchResult, TapResult
 from data_plugin.search.resume import BatchResult, PartialSearch
 from data_plugin.search.taps import EMBEDDING, check_taps, stage_of
@@ -112,6 +112,7 @@ class Searcher:
         self.seed = seed
         self.max_memory = max_memory
         self.teacher = teacher
+        self._walks: dict[tuple[str, ...], Walk] = {}  # foreseen once, however often a bound is asked for
         for branch in (supernet.query, supernet.key):
             branch.eval()
         # The same for all processes, so that all split batches alike.
@@ -205,7 +206,9 @@ class Searcher:
         most = self.free if self.max_memory is None else self.max_memory
         given = self.max_memory is not None
         taps = self.taps if last_tap is None else (last_tap,)
-        return Bound(most, given, self.supernet.query, self.supernet.key, taps, self.rows, held)
+        if taps not in self._walks:
+            self._walks[taps] = Walk(self.supernet.query, self.supernet.key, taps, self.rows)
+        return Bound(most, given, self._walks[taps], held)
 
 
 @dataclass(frozen=True)

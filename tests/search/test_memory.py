@@ -11,7 +11,7 @@ from data_plugin.features.prefix_tree import tree_order
 from data_plugin.images.batch import ImageBatch, ImageBatches
 from data_plugin.search.comparison import Comparison
 from data_plugin.search.distances import relation
-from data_plugin.search.memory import Bound, free_memory, parse_bytes
+from data_plugin.search.memory import Bound, Walk, free_memory, parse_bytes
 from data_plugin.search.result import SearchResult
 from data_plugin.search.searcher import Searcher
 from data_plugin.space.measured_cost import activations_of
@@ -43,7 +43,7 @@ def measure(supernet: Supernet, data: ImageBatches, archs=ARCHS, **options) -> S
 
 
 def bound_of(supernet: Supernet, size: int = 0, rows: int | None = None, held: int = 0) -> Bound:
-    return Bound(size, True, supernet.query, supernet.key, TAPS, rows, held)
+    return Bound(size, True, Walk(supernet.query, supernet.key, TAPS, rows), held)
 
 
 def foreseen(supernet: Supernet, images: int) -> int:
@@ -102,7 +102,7 @@ def test_what_could_not_be_handed_over_is_refused_before_it_is_measured(supernet
     """A search that compares in parts, and whose winners' statistics would be those of parts."""
     data = random_batches([SIZE] * 5)
     largest = statistics_bytes(supernet.query, [SPACE.largest], 3)
-    walked = Bound(0, True, supernet.query, supernet.key, ("C5",), held=largest).foreseen(5, SIZE, compared=False)
+    walked = Bound(0, True, Walk(supernet.query, supernet.key, ("C5",)), largest).foreseen(5, SIZE, compared=False)
     monkeypatch.setattr("data_plugin.search.searcher.free_memory", lambda device: (walked - 1) / 0.7)
     searcher = Searcher(supernet, TAPS, norm="running")
     with pytest.raises(UserError, match=r"a batch of 5 images of 96x128 needs .* lower --batch-size, or give --max-me"):

@@ -20,7 +20,7 @@ from data_plugin.backbones import extract
 from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.images.batch import ImageBatches, LoadedImage
 from data_plugin.images.input_format import InputFormat
-from data_plugin.search.memory import Bound
+from data_plugin.search.memory import Walk
 from data_plugin.search.searcher import Searcher
 from data_plugin.space import cost
 from data_plugin.space.resolution import Resolution
@@ -271,8 +271,8 @@ def test_the_whole_front_is_an_answer(config, arguments, tmp_path, capsys):
 def test_memory_precision_and_drawn_rows_are_stated(config, supernet_file, arguments, tmp_path, capsys):
     config.asked_taps = ("C2",)
     loaded = load_supernet(supernet_file)
-    bound = Bound(0, True, loaded.query, loaded.key, ("C2",), 40)
-    size = (bound.foreseen(1, (64, 64)) + bound.foreseen(2, (64, 64))) // 2
+    walk = Walk(loaded.query, loaded.key, ("C2",), 40)
+    size = (walk.peak(1, (64, 64)) + walk.peak(2, (64, 64))) // 2
     more = ["--max-memory", f"{size}B", "--precision", "bfloat16", "--relation-rows", "40", "--batch-size", "2"]
     assert search_det.main(arguments(tmp_path / "out", *more)) == 0
     found = contents(tmp_path / "out")
