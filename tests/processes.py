@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import runpy
 import socket
 import sys
 import traceback
@@ -36,6 +37,12 @@ def in_processes(folder: Path, count: int, run: Callable[..., int | None], *argu
     text = "".join(path.read_text() for path in said)
     assert [process.exitcode for process in processes] == [0] * count, text[-3000:]
     return text
+
+
+def run_script(path: Path, *arguments: object) -> None:
+    """Run a script, such as a framework's own launcher, as Python does that is started with it."""
+    sys.argv = [str(path), *map(str, arguments)]
+    runpy.run_path(str(path), run_name="__main__")
 
 
 def _run(said: Path, rank: int, count: int, port: int, run: Callable[..., int | None], arguments: tuple) -> None:

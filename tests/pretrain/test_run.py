@@ -408,7 +408,7 @@ def test_a_killed_training_resumes_to_the_bits_of_an_uninterrupted_one(images, t
     folders = tmp_path / "whole", tmp_path / "killed"
     arguments = [command(images, out, "--checkpoint-every", "1", "--image-size", "32") for out in folders]
     for one in arguments:
-        one[one.index("--steps") + 1] = "40"
+        one[one.index("--steps") + 1] = "20"
     process = subprocess.Popen([sys.executable, "-m", "data_plugin.tools.pretrain", *arguments[1]])
     while not (folders[1] / CHECKPOINT).exists():
         assert process.poll() is None

@@ -31,6 +31,11 @@ from data_plugin.tools import convert_checkpoint, search_det
 pytestmark = pytest.mark.filterwarnings("ignore:256 images were asked for")
 
 
+@pytest.fixture(autouse=True)
+def _latencies_are_not_read_for_long(monkeypatch):
+    monkeypatch.setattr("data_plugin.space.runtimes.ENOUGH", 0.0)
+
+
 def contents(folder: Path) -> dict:
     return json.loads((folder / "search.json").read_text())
 

@@ -1,10 +1,7 @@
 """Data in COCO's layout with categories of its own in MMDetection, from the config to a scored detector."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +15,7 @@ import mmdet
 from mmdet.registry import DATASETS
 from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
+from processes import in_processes, run_script
 
 from data_plugin import Arch, UserError
 from data_plugin.backbones.data_resnet import DATAResNet
@@ -185,14 +183,8 @@ def test_written_config_trains_with_mmdets_own_launcher(coco: Path, tmp_path: Pa
     script = Path(mmdet.__file__).parent / ".mim" / "tools" / "train.py"
     options = [*TINY, *(f"{each}_dataloader.persistent_workers=False" for each in ("train", "val"))]
     options.append("model.test_cfg.rcnn.score_thr=0.0")
-    ran = subprocess.run(
-        [sys.executable, str(script), str(path), "--work-dir", str(tmp_path / "out"), "--cfg-options", *options],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    assert all(f"| {name} " in ran.stdout + ran.stderr for name in BY_ID)
+    command = [script, path, "--work-dir", tmp_path / "out", "--cfg-options", *options]
+    said = in_processes(tmp_path, 1, run_script, *command)
+    assert all(f"| {name} " in said for name in BY_ID)
     state = torch.load(tmp_path / "out" / "iter_2.pth", weights_only=False)  # written by this test
     assert state["state_dict"]["roi_head.bbox_head.fc_cls.weight"].shape[0] == 4

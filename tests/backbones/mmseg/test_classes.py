@@ -1,9 +1,6 @@
 """Data in Cityscapes' layout with classes and labels of its own in MMSegmentation, from the config to a segmenter."""
 
-import os
 import re
-import subprocess
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +17,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmseg.registry import DATASETS
+from processes import in_processes, run_script
 
 from data_plugin import Arch, UserError
 from data_plugin.backbones.data_resnet import DATAResNet
@@ -332,12 +330,6 @@ def test_the_written_config_trains_with_mmsegs_own_launcher(data: Path, tmp_path
     path = written(tmp_path, load(data))
     launcher = Path(mmseg.__file__).parent / ".mim/tools/train.py"
     workers = [f"{name}_dataloader.persistent_workers=False" for name in ("train", "val")]
-    command = [sys.executable, str(launcher), str(path), "--work-dir", str(tmp_path / "out")]
-    done = subprocess.run(
-        [*command, "--cfg-options", *TINY, *workers],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert all(f" {name} " in done.stdout + done.stderr for name in LABELS)
+    command = [launcher, path, "--work-dir", tmp_path / "out", "--cfg-options", *TINY, *workers]
+    said = in_processes(tmp_path, 1, run_script, *command)
+    assert all(f" {name} " in said for name in LABELS)
