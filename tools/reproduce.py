@@ -70,10 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     outlooks, missing = foresee(reproduction)
     print(f"{reproduction.table.title}, scale {arguments.scale}, supernet {reproduction.supernet or 'none'}")
     for each in outlooks:
-        on_gpu = f"; {each.gpu_hours:,.1f} hours of an H100 for the backbones alone, computed, not measured"
         print(
-            f"  {each.row}: {each.trainings} fine-tunings of {each.networks} networks, {each.length} each"
-            f"{on_gpu if arguments.scale == 'paper' else ''}"
+            f"  {each.row}: {each.trainings} fine-tunings of {each.networks} networks, {each.length} each; "
+            f"{each.hours:,.1f} hours of {each.clock}, for the backbones alone"
         )
         missing += [f"{each.row}: {what}" for what in each.missing]
     print("\n".join(["missing:", *(f"  {what}" for what in missing)]) if missing else "nothing is missing", flush=True)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from data_plugin.backbones.data_resnet import DATAResNet
 from data_plugin.frameworks.registry import find_framework
 from data_plugin.reproduce.experiment import budgets_of
 from data_plugin.reproduce.recipe import Experiment, Row, Scale
 from data_plugin.space import cost
+from data_plugin.space.arch import Arch
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.utils.errors import UserError
 
@@ -24,6 +27,9 @@ round numbers, since some may be the same network."""
 
 UTILISED = 0.2
 """Assumed part of it that a fine-tuning comes to."""
+
+PIXELS, STEPS = 400 * 1216, 3
+"""Pixels of all images of a step that is measured, which has 2 to 64 images, and how many steps."""
 
 SUITS_CPU: Scale = "here"
 """The scale that needs no GPU."""
@@ -38,7 +44,8 @@ class Outlook:
         networks: networks that are fine-tuned, over all ranges.
         trainings: fine-tunings, over all seeds.
         length: of each, in words.
-        gpu_hours: of the backbones forwards and backwards, at output stride 32, by :data:`PEAK` and :data:`UTILISED`.
+        hours: of the backbones forwards and backwards, at output stride 32.
+        clock: where these hours are from, in words.
         missing: what is not there, a sentence each.
     """
 
@@ -46,7 +53,8 @@ class Outlook:
     networks: int
     trainings: int
     length: str
-    gpu_hours: float
+    hours: float
+    clock: str
     missing: list[str]
 
 
@@ -65,17 +73,53 @@ def outlook(kind: str, row: Row, experiment: Experiment, scale: Scale, space: Se
     networks = (PICKS if kind == "picks" else experiment.networks) * len(budgets)
     trainings = networks * len(experiment.seeds)
     size = (experiment.size[0], experiment.size[1])
-    # A backward pass counts as two forward ones, and a multiply-accumulate is two operations.
-    within = np.any([budget.fits(space.table, {"flops": cost.flops}) for budget in budgets], axis=0)
-    operations = 2 * 3 * cost.flops(space.table, size)[within].mean() * experiment.images * trainings
+    within = space.table[np.any([budget.fits(space.table, {"flops": cost.flops}) for budget in budgets], axis=0)]
+    seconds, clock = _seconds(within, size, scale)
     return Outlook(
         row=row.name,
         networks=networks,
         trainings=trainings,
         length=f"{experiment.length:,} {'epochs' if experiment.task == 'classification' else 'iterations'}",
-        gpu_hours=float(operations) / (PEAK * UTILISED) / 3600,
+        hours=seconds * experiment.images * trainings / 3600,
+        clock=clock,
         missing=_missing(experiment, scale, data),
     )
+
+
+def step_seconds(arch: Arch, size: tuple[int, int], device: torch.device) -> float:
+    """Seconds that a backbone takes forwards and backwards for each image of a batch, the median of a few steps.
+
+    Args:
+        arch: its architecture.
+        size: height and width of the images in pixels.
+        device: where.
+    """
+    images = min(max(2, PIXELS // (size[0] * size[1])), 64)
+    network = DATAResNet(arch).to(device).train()
+    batch = torch.randn(images, 3, *size, device=device)
+
+    def step() -> float:
+        start = time.perf_counter()
+        network(batch)[-1].sum().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    step()  # the first one prepares what later ones find
+    return float(np.median([step() for _ in range(STEPS)])) / images
+
+
+def _seconds(table: np.ndarray, size: tuple[int, int], scale: Scale) -> tuple[float, str]:
+    """Seconds that an image takes in a network of the table's mean cost, and where that is from."""
+    flops = cost.flops(table, size)
+    if torch.cuda.is_available() or scale == SUITS_CPU:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        mean = Arch.from_row(table[np.abs(flops - flops.mean()).argmin()].tolist())
+        threads = torch.get_num_threads()
+        name = torch.cuda.get_device_name() if device.type == "cuda" else f"{threads} CPU thread{'s' * (threads > 1)}"
+        return step_seconds(mean, size, device), f"{name}, from a step that was measured"
+    # A backward pass counts as two forward ones, and a multiply-accumulate is two operations.
+    return float(2 * 3 * flops.mean()) / (PEAK * UTILISED), "an H100, computed, not measured"
 
 
 def _missing(experiment: Experiment, scale: Scale, data: Path) -> list[str]:

@@ -1,10 +1,12 @@
 """A table from its recipe to a page: what is run, how it goes on, and what is said of what is missing."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from samples import SPACE, random_detector, random_supernet
 
@@ -12,7 +14,7 @@ from data_plugin import SearchSpace, UserError
 from data_plugin.frameworks.registry import frameworks_of
 from data_plugin.ranking.run import train_each
 from data_plugin.reproduce.experiment import budgets_of, finished_row
-from data_plugin.reproduce.outlook import PEAK, UTILISED
+from data_plugin.reproduce.outlook import PEAK, UTILISED, step_seconds
 from data_plugin.reproduce.recipe import RECIPES, Experiment, read_table
 from data_plugin.reproduce.run import foresee, open_table
 from data_plugin.search.taps import check_taps
@@ -93,6 +95,11 @@ def recipe(tmp_path) -> Path:
     save_supernet(tmp_path / "supernet.safetensors", random_supernet(SPACE))
     (tmp_path / "table.toml").write_text(RECIPE.format(supernet=tmp_path / "supernet.safetensors"))
     return tmp_path / "table.toml"
+
+
+@pytest.fixture(autouse=True)
+def _steps_are_not_measured(monkeypatch):
+    monkeypatch.setattr("data_plugin.reproduce.outlook.step_seconds", lambda *_: 0.1)
 
 
 @pytest.fixture
@@ -252,6 +259,7 @@ def test_rows_run_beside_one_another_and_a_failure_is_named(arguments, started, 
 
 
 def test_rows_are_dealt_to_gpus_and_to_the_processes_of_torchrun(arguments, started, monkeypatch):
+    monkeypatch.setattr("data_plugin.reproduce.outlook._seconds", lambda *_: (1.0, "a GPU"))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     seen = [each["CUDA_VISIBLE_DEVICES"] for each in reproduce._environments(6)]
     assert seen == ["0", "1", "2", "3", "0", "1"]
@@ -293,13 +301,41 @@ def test_the_papers_scale_says_what_is_missing(arguments, tmp_path, monkeypatch,
     assert not (tmp_path / "out").exists()
 
 
-def test_gpu_hours_are_those_of_every_step(recipe, data, tmp_path):
+def test_hours_are_computed_for_every_step_where_there_is_no_gpu(recipe, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     opened = open_table(str(recipe), "paper", data, tmp_path / "out", str(tmp_path / "supernet.safetensors"))
     ((found,), _) = foresee(opened)
     mean = sum(cost.flops(arch, 224) for arch in SPACE) / len(SPACE)
     operations = 2 * 3 * mean * 1000 * 50
-    assert found.gpu_hours == pytest.approx(operations / (PEAK * UTILISED) / 3600)
+    assert found.hours == pytest.approx(operations / (PEAK * UTILISED) / 3600)
     assert (found.networks, found.trainings) == (50, 50)
+    assert found.clock == "an H100, computed, not measured"
+
+
+def test_hours_are_those_of_a_step_that_was_measured_here(arguments, monkeypatch, capsys):
+    asked = []
+
+    def seconds(arch, size, device):
+        asked.append((arch, size))
+        return 36.0
+
+    monkeypatch.setattr("data_plugin.reproduce.outlook.step_seconds", seconds)
+    assert reproduce.main([*arguments, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    means = cost.flops(SPACE.table, (32, 32)).mean(), cost.flops(SPACE.table, (96, 96)).mean()
+    assert [size for _, size in asked] == [(32, 32), (96, 96)]
+    for (arch, size), mean in zip(asked, means, strict=True):
+        assert cost.flops(arch, size) == pytest.approx(mean, rel=0.05)
+    # Ten images for each of eight networks and two seeds, and of four networks and one.
+    assert re.search(
+        r"classifier: 16 fine-tunings .*; 1.6 hours of .*, from a step that was measured, for the", printed
+    )
+    assert re.search(r"detector: 4 fine-tunings .*; 0.4 hours of", printed)
+
+
+def test_a_step_takes_longer_where_there_is_more_to_compute():
+    small, large = (step_seconds(arch, (64, 64), torch.device("cpu")) for arch in (SPACE.smallest, SPACE.largest))
+    assert 0 < small < large
 
 
 def test_ranges_are_between_percentiles_of_the_spaces_cost():
