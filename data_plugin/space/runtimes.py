@@ -143,7 +143,9 @@ def _session_latency(
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     refused = f"{provider} does not run the network here"
     try:
-        session = onnxruntime.InferenceSession(_onnx(module, images), settings, providers=[(provider, dict(options))])
+        # Else it prints why the provider fails, and tries others.
+        providers = {"providers": [(provider, dict(options))], "enable_fallback": 0}
+        session = onnxruntime.InferenceSession(_onnx(module, images), settings, **providers)
     except Exception as error:  # each provider has errors of its own
         raise UserError(f"{refused} ({str(error).splitlines()[0]}); {BY_HAND}") from error
     # Where a provider cannot be loaded, ONNX Runtime takes the CPU and goes on.
