@@ -13,6 +13,10 @@ measured of that sub-net, of all, and so of the best in hindsight. What was trai
 command may be given until all is there.
 
     python benchmarks/sdr.py --data data --crops crops --levels 2 --steps 1500 --seeds 0 1 --out runs/sdr
+
+What might help where that does not, each in a folder of its own: more steps once the sub-nets are apart (``--opts
+'phases=[1,1,4]'``), more channels of their own (``--private 2``), a start from the network that a trained supernet has,
+and its method (``--space mini --init shipped --recipe micro_distill --opts codes_per_batch=2 lr=0.0005``).
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import argparse
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,18 +36,21 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from data_plugin import SearchSpace, cluster_store, embed_images, load_supernet, pretrain_supernet
-from data_plugin.backbones import DynamicResNet
+from data_plugin.backbones import DynamicResNet, extract, grouped
 from data_plugin.evaluation.images import LabelledImages
 from data_plugin.features.codes import Codes
 from data_plugin.features.pooled import CalibratedNetworks, labelled_features
 from data_plugin.features.store import EmbeddingStore
 from data_plugin.images.calibration import calibration_images
 from data_plugin.images.crops import centre_crop
-from data_plugin.pretrain.recipe import read_recipe
+from data_plugin.pretrain.recipe import Recipe, read_recipe
 from data_plugin.pretrain.run import INPUT_FORMAT
 from data_plugin.routing.votes import Votes
 from data_plugin.space.search_space import SPACES
+from data_plugin.supernet.backbone_files import PTH_FILE, save_backbone
 from data_plugin.supernet.checkpoint import load_routed_supernet
+from data_plugin.supernet.foreign_weights import read_backbone
+from data_plugin.supernet.initialise import start_from
 
 TASKS: Mapping[str, str] = {
     "water and cold blood": "n01443537 n01629819 n01641577 n01644900 n01698640 n01742172 n01768244 n01855672 n01910747 "
@@ -74,7 +82,7 @@ BANK = 100
 PROBES = {"kNN": nearest, "linear": linear}
 
 SUB_NETS, CONTROL = "sub-nets", "sub-nets, random parts"
-WAYS = ("random weights", "unified", SUB_NETS, CONTROL)
+WAYS = ("weights at the start", "unified", SUB_NETS, CONTROL)
 """What is measured."""
 
 
@@ -88,16 +96,34 @@ class Experiment:
         levels: of the codes: 4 sub-nets, 16, 64, ...
         steps: of every training.
         space: whose middle network is trained.
+        init: the supernet that it starts from; None has random weights.
+        recipe: of the sub-nets, with the number of codes in a batch; the unified network's is the same without.
     """
 
-    def __init__(self, data: Path, crops: Path | None, out: Path, levels: int, steps: int, space: str) -> None:
+    def __init__(
+        self,
+        data: Path,
+        crops: Path | None,
+        out: Path,
+        levels: int,
+        steps: int,
+        space: str,
+        init: str | None,
+        recipe: Recipe,
+    ) -> None:
         self.photographs, self.out, self.levels, self.steps = data / "tiny_imagenet" / "train", out, levels, steps
         self.space = SearchSpace.of(SPACES[space]().middle)
-        recipe = read_recipe("micro_sdr")
-        self.size, self.parts = recipe.image_size, recipe.codes_per_batch or 1
+        self.init = None if init is None else self._start(init)
+        self.parted, self.whole = recipe, replace(recipe, codes_per_batch=None, phases=None)
+        self.size, self.parts = self.parted.image_size, self.parted.codes_per_batch or 1
         self.tasks = {name: self._task(data, name) for name in TASKS}
         if crops is not None:
             self.tasks["objects of other photographs"] = crops / "train", crops / "val"
+
+    def _start(self, supernet: str) -> Path:
+        """The weights that the network has in a supernet."""
+        save_backbone(self.out / "start", extract(load_supernet(supernet).query, self.space.largest))
+        return self.out / "start" / PTH_FILE
 
     def _task(self, data: Path, name: str) -> tuple[Path, Path]:
         """What a probe learns from, and what it is measured on."""
@@ -135,7 +161,10 @@ class Experiment:
         """The networks that were trained, by path; one, with none, where there are no sub-nets."""
         if way == WAYS[0]:
             torch.manual_seed(seed)
-            return {(): DynamicResNet(self.space)}
+            network = DynamicResNet(self.space)
+            if self.init is not None:
+                start_from(network, read_backbone(self.init))
+            return {(): network}
         parted = way in (SUB_NETS, CONTROL)
         folder = self.out / f"trained-{WAYS.index(way)}-{self.levels if parted else 0}-{seed}"
         path = folder / "supernet.safetensors"
@@ -144,7 +173,8 @@ class Experiment:
                 self.photographs,
                 self.space,
                 out=folder,
-                recipe="micro_sdr" if parted else "micro_simsiam",
+                recipe=self.parted if parted else self.whole,
+                init=self.init,
                 codes=self.codes(way, seed).folder if parted else None,
                 accumulate=1 if parted else self.parts,
                 steps=self.steps,
@@ -242,11 +272,25 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1_500, help="of every training (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--space", choices=SPACES, default="micro")
+    parser.add_argument("--init", help="supernet that every training starts from (default: random weights)")
+    parser.add_argument(
+        "--private", type=int, default=grouped.PRIVATE, help="a sub-net has 1 in so many channels alone"
+    )
+    parser.add_argument("--recipe", default="micro_sdr", help="of the sub-nets (default: %(default)s)")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="changes of the recipe")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
+    grouped.PRIVATE = arguments.private
     experiment = Experiment(
-        arguments.data, arguments.crops, arguments.out, arguments.levels, arguments.steps, arguments.space
+        arguments.data,
+        arguments.crops,
+        arguments.out,
+        arguments.levels,
+        arguments.steps,
+        arguments.space,
+        arguments.init,
+        read_recipe(arguments.recipe, arguments.opts),
     )
     for seed, way in itertools.product(arguments.seeds, WAYS):
         print(way, seed, flush=True)
