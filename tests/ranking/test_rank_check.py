@@ -1,5 +1,6 @@
 """Whether a search ranks networks as fine-tuning does: what is trained, what is found, and how it goes on."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from data_plugin.ranking.run import Comparison, train_each
 from data_plugin.search.found import Search
 from data_plugin.search.report.rank_check import CHANCE, DISTANCE, TOGETHER
 from data_plugin.search.report.search_report import SearchReport
-from data_plugin.search.report.words import trust_texts
+from data_plugin.search.report.words import rank_texts, trust_texts
 from data_plugin.space import cost
 from data_plugin.tools import rank_check, search_det
 
@@ -148,6 +149,17 @@ def test_a_rival_that_ranks_better_is_named(search, trained, capsys):
     printed = capsys.readouterr().out
     assert "ranked better without a search by depth (+1.00)" in printed
     assert "with one seed it is not known how far any ranking could agree" in printed
+
+
+def test_rivals_that_rank_upside_down_too_are_not_called_better(search, trained):
+    trained.metric = lambda arch, seed: -sum(arch.depth)
+    assert check(search, "--budget", GROUPS[1], "--networks", "12", "--seeds", "0") == 0
+    (ranked,) = Search.read(search).report.rank_checks.values()
+    wrong = [dataclasses.replace(each, spearman=-abs(each.spearman or 0.1)) for each in ranked.predictors]
+    worse = [dataclasses.replace(each, spearman=-0.9) if each.name == DISTANCE else each for each in wrong]
+    text = "; ".join(rank_texts(dataclasses.replace(ranked, predictors=worse)))
+    assert "no rival ranks them, either; the best is" in text
+    assert "better" not in text
 
 
 def test_networks_that_all_come_to_the_same_cannot_be_ranked(search, trained, capsys):

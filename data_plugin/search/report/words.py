@@ -251,12 +251,17 @@ def rank_texts(check: RankCheck) -> list[str]:
             f"trainings that differ by their seed alone agree to {check.agreement:+.2f}, so a ranking without any "
             f"error would come to about {check.reach:+.2f}"
         )
-    better = [rival for rival in check.rivals if (rival.spearman or 0) > distance.spearman]
+    better = [rival for rival in check.rivals if (rival.spearman or 0) > max(distance.spearman, 0)]
     if better:
         named = ", ".join(f"{rival.name} ({rival.spearman:+.2f})" for rival in better)
         texts.append(f"ranked better without a search by {named}")
     elif check.rivals:
-        texts.append(f"no rival ranks better; the next is {check.rivals[0].name} ({check.rivals[0].spearman:+.2f})")
+        none = (
+            "no rival ranks better; the next is"
+            if distance.spearman > 0
+            else "no rival ranks them, either; the best is"
+        )
+        texts.append(f"{none} {check.rivals[0].name} ({check.rivals[0].spearman:+.2f})")
     mean = sum(network.mean for network in check.networks) / count
     texts.append(f"its pick has {metric} {distance.picked:.1f}, the best {check.best:.1f}, a random one {mean:.1f}")
     return texts
