@@ -7,6 +7,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
@@ -32,8 +33,12 @@ def in_processes(folder: Path, count: int, run: Callable[..., int | None], *argu
     ]
     for process in processes:
         process.start()
-    for process in processes:
-        process.join()
+    running = {process.sentinel: process for process in processes}
+    while running:
+        for ended in wait(list(running)):
+            if running.pop(ended).exitcode:
+                for other in running.values():  # which would wait for the one that failed
+                    other.terminate()
     text = "".join(path.read_text() for path in said)
     assert [process.exitcode for process in processes] == [0] * count, text[-3000:]
     return text
