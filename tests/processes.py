@@ -36,11 +36,14 @@ def in_processes(folder: Path, count: int, run: Callable[..., int | None], *argu
     running = {process.sentinel: process for process in processes}
     while running:
         for ended in wait(list(running)):
-            if running.pop(ended).exitcode:
+            process = running.pop(ended)
+            process.join()
+            if process.exitcode:
                 for other in running.values():  # which would wait for the one that failed
                     other.terminate()
     text = "".join(path.read_text() for path in said)
-    assert [process.exitcode for process in processes] == [0] * count, text[-3000:]
+    codes = [process.exitcode for process in processes]
+    assert codes == [0] * count, f"exit codes {codes}: {text[-3000:]}"
     return text
 
 
