@@ -7,7 +7,6 @@ from pathlib import Path
 
 from data_plugin.frameworks.framework import Task
 from data_plugin.utils.errors import UserError
-from data_plugin.utils.ranks import launched_ranks
 
 DEMO_DATA = Path("runs/demo-data")
 """Where they are drawn."""
@@ -26,6 +25,7 @@ def demo_data(task: Task) -> Path:
     """
     from data_plugin.images.drawn_cityscapes import draw_cityscapes
     from data_plugin.images.drawn_voc import draw_voc
+    from data_plugin.utils.ranks import launched_ranks
 
     root = DEMO_DATA / task
     if root.is_dir():
