@@ -22,7 +22,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "docs" / "guide"
 
-RUN = ("detection", "segmentation", "supernets")
+RUN = ("detection", "segmentation", "classification", "supernets")
 """Pages whose commands are run; ``data-…`` commands of other pages need a line in :data:`NOT_RUN`."""
 
 NOT_RUN: Mapping[str, str] = {
