@@ -180,6 +180,7 @@ class Experiment:
                 steps=self.steps,
                 seed=seed,
                 workers=0,
+                checkpoint_every=100,
                 resume=(folder / "checkpoints" / "last.ckpt").is_file(),
             )
         if not parted:

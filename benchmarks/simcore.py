@@ -132,7 +132,7 @@ class Experiment:
             images, resume = self.trained_on(run), (folder / "checkpoints" / "last.ckpt").is_file()
             pretrain_supernet(
                 images, self.space, out=folder, recipe=self.recipe, steps=self.steps, seed=run.seed, workers=0,
-                resume=resume,
+                checkpoint_every=100, resume=resume,
             )  # fmt: skip
         return load_supernet(path).query
 

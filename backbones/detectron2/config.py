@@ -20,6 +20,7 @@ from data_plugin.backbones.detectron2.datasets import (
     data_sets_of,
     image_files,
     leave_out_absent_years,
+    registered,
     where,
 )
 from data_plugin.backbones.detectron2.finetune import finetune
@@ -157,10 +158,9 @@ class Detectron2Config(FrameworkConfig):
         stepped: Callable[[int], None] = lambda step: None,
     ) -> Mapping[str, float]:
         """See :meth:`FrameworkConfig.finetune` and :func:`finetune`."""
-        for data_set in self._placed:
-            data_set.register()
-        register_classes(self.cfg)
-        return finetune(self.cfg, out, resume=resume, eval_only=eval_only, weights=weights, stepped=stepped)
+        with registered(self._placed):
+            register_classes(self.cfg)
+            return finetune(self.cfg, out, resume=resume, eval_only=eval_only, weights=weights, stepped=stepped)
 
     def _find_classes(self, classes: Sequence[str] | None) -> None:
         voc, coco = data_sets_of(VOC, self.cfg, self._placed), data_sets_of(COCO, self.cfg, self._placed)

@@ -7,7 +7,7 @@ import os
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -136,6 +136,28 @@ class Cityscapes(DataSet):
         _forget(self.name)
         DatasetCatalog.register(self.name, partial(load_cityscapes_instances, images, labels))
         MetadataCatalog.get(self.name).set(**{field: value for field, value in kept.items() if field != "name"})
+
+
+@contextlib.contextmanager
+def registered(data_sets: Sequence[DataSet]) -> Iterator[None]:
+    """For the time of a ``with``, let detectron2's catalogs have data sets where a data root has them.
+
+    Afterwards a config without a data root finds those again that it would have found before.
+
+    Args:
+        data_sets: the data sets.
+    """
+    names = {each.name for each in data_sets}
+    before = [(catalog, {**catalog.data}) for catalog in (DatasetCatalog, MetadataCatalog)]
+    for each in data_sets:
+        each.register()
+    try:
+        yield
+    finally:
+        for catalog, entries in before:
+            for name in names:
+                catalog.data.pop(name, None)
+            catalog.data.update({name: entry for name, entry in entries.items() if name in names})
 
 
 def below(data_root: Path, cfg: CfgNode) -> list[DataSet]:

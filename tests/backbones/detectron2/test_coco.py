@@ -31,7 +31,8 @@ from data_plugin import Arch, UserError
 from data_plugin.backbones import DATAResNet
 from data_plugin.backbones import detectron2 as adapter
 from data_plugin.backbones.detectron2 import lazy_with_data_resnet
-from data_plugin.backbones.detectron2.datasets import below
+from data_plugin.backbones.detectron2.datasets import below, registered
+from data_plugin.backbones.detectron2.own_classes import register_classes
 from data_plugin.frameworks.registry import DETECTRON2
 from data_plugin.images.voc import CLASSES
 from data_plugin.supernet.backbone_files import PTH_FILE, save_backbone
@@ -143,8 +144,11 @@ def test_data_root_is_used(drawn_coco, backbone, tmp_path, below):
 def test_categories_are_those_of_the_file(own_coco, tmp_path):
     for split in ("train2017", "val2017"):
         rewrite(own_coco, split, lambda it: it.update(annotations=[], categories=[{"id": 5, "name": "own"}]))
-    refused("has no object in", load(own_coco), tmp_path / "out")
-    metadata = MetadataCatalog.get("coco_2017_train")
+    config = load(own_coco)
+    refused("has no object in", config, tmp_path / "out")
+    with registered(config._placed):
+        register_classes(config.cfg)
+        metadata = MetadataCatalog.get("coco_2017_train")
     assert metadata.thing_classes == ["own"]
     assert (metadata.own_json_file, metadata.image_root) == (
         str(own_coco / "annotations" / "instances_train2017.json"),
@@ -160,9 +164,11 @@ def test_keypoints_keep_their_names(drawn_coco, tmp_path):
         rewrite(root, split, lambda it: it.update(annotations=[]), kind="person_keypoints")
     before = MetadataCatalog.get("keypoints_coco_2017_train").keypoint_names
     names = ["DATASETS.TRAIN=('keypoints_coco_2017_train',)", "DATASETS.TEST=('keypoints_coco_2017_val',)"]
-    refused("has no object in", load(root, *names), tmp_path / "out")
-    assert MetadataCatalog.get("keypoints_coco_2017_train").keypoint_names == before
-    assert MetadataCatalog.get("keypoints_coco_2017_train").image_root == str(root / "train2017")
+    config = load(root, *names)
+    refused("has no object in", config, tmp_path / "out")
+    with registered(config._placed):
+        metadata = MetadataCatalog.get("keypoints_coco_2017_train")
+    assert (metadata.keypoint_names, metadata.image_root) == (before, str(root / "train2017"))
 
 
 def test_wrong_data_roots_are_refused(own_coco, tmp_path, drawn_voc):

@@ -14,6 +14,8 @@ import torch
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
 from data_plugin import Arch, UserError
 from data_plugin.backbones import DATAResNet
 from data_plugin.backbones import detectron2 as adapter
@@ -87,6 +89,14 @@ def test_finetune_evaluate_and_resume(drawn_voc, backbone, tmp_path):
     resumed = torch.load(out / "model_final.pth", weights_only=True)
     assert resumed["iteration"] == 2
     assert resumed["trainer"]["hooks"]["LRScheduler"]["last_epoch"] == 3
+
+
+def test_a_data_root_is_that_of_its_own_runs_alone(drawn_voc, backbone, tmp_path):
+    names = ("voc_2007_trainval", "voc_2007_test")
+    before = [(DatasetCatalog[name], MetadataCatalog.get(name).as_dict()) for name in names]
+    load(drawn_voc).write(SMALL, backbone, tmp_path / "winner.yaml")
+    load(drawn_voc, name=str(tmp_path / "winner.yaml")).finetune(tmp_path / "out")
+    assert [(DatasetCatalog[name], MetadataCatalog.get(name).as_dict()) for name in names] == before
 
 
 def test_every_run_of_a_process_has_a_log_of_its_own(drawn_voc, backbone, tmp_path, capsys):
