@@ -149,9 +149,9 @@ def registered(data_sets: Sequence[DataSet]) -> Iterator[None]:
     """
     names = {each.name for each in data_sets}
     before = [(catalog, {**catalog.data}) for catalog in (DatasetCatalog, MetadataCatalog)]
-    for each in data_sets:
-        each.register()
     try:
+        for each in data_sets:
+            each.register()
         yield
     finally:
         for catalog, entries in before:

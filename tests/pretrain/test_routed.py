@@ -229,8 +229,9 @@ def test_a_training_starts_all_sub_nets_from_given_weights(images, codes, out, t
             assert torch.allclose(found.query.state_dict()[name], value, atol=1e-6), name
 
 
-def test_the_log_says_how_many_sub_nets_there_are(images, codes, out):
-    train(images, codes, out, steps=30)
+def test_the_log_says_how_many_sub_nets_there_are(images, codes, out, monkeypatch):
+    monkeypatch.setattr("data_plugin.pretrain.trainer.LOG_EVERY", 1)
+    train(images, codes, out, steps=3)
     (log,) = out.glob("logs/*/metrics.csv")
     header, *rows = (line.split(",") for line in log.read_text().split())
     assert [row[header.index("sub-nets")] for row in rows] == ["1.0", "2.0", "4.0"]

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import resource
 import subprocess
 import sys
 import tarfile
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import in_processes
 from samples import SPACE, TEACHER, Killed, killed_at, tiny_teacher
 from torch.nn import functional as F
 
@@ -26,6 +28,7 @@ pytest.importorskip("lightning", reason="pre-training needs lightning")
 
 from lightning.pytorch.plugins import MixedPrecision
 
+from data_plugin.pretrain import callbacks
 from data_plugin.pretrain.callbacks import RunSettings
 from data_plugin.pretrain.methods.distill import DistillSettings
 from data_plugin.pretrain.methods.moco import MoCoV2, MoCoV2Settings
@@ -380,25 +383,25 @@ def test_lost_weights_do_not_replace_a_good_checkpoint(images, out, monkeypatch)
     assert read_tensors(out / CHECKPOINT)[0]["global_step"] == 2
 
 
-def test_a_full_disk_stops_the_training_and_keeps_the_last_checkpoint(images, out):
-    script = (
-        "import resource, sys\n"
-        "from data_plugin.pretrain import callbacks\n"
-        "from data_plugin.tools.pretrain import main\n"
-        "whole = callbacks.WholeFiles.save_checkpoint\n"
-        "def save(self, checkpoint, path, storage_options=None):\n"
-        "    if checkpoint['global_step'] == 4:\n"
-        "        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))\n"
-        "    return whole(self, checkpoint, path)\n"
-        "callbacks.WholeFiles.save_checkpoint = save\n"
-        "sys.exit(main(sys.argv[1:]))"
-    )
+def train_until_the_disk_is_full(arguments):
+    whole = callbacks.WholeFiles.save_checkpoint
+
+    def save(self, checkpoint, path, storage_options=None):
+        if checkpoint["global_step"] == 4:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+        return whole(self, checkpoint, path)
+
+    callbacks.WholeFiles.save_checkpoint = save
+    print("exit code", main(arguments))
+
+
+def test_a_full_disk_stops_the_training_and_keeps_the_last_checkpoint(images, out, tmp_path):
     arguments = command(images, out, "--checkpoint-every", "2", "--image-size", "32")
     arguments[arguments.index("--steps") + 1] = "6"
-    ended = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
-    assert ended.returncode == 2, ended.stderr
-    assert "of step 4 cannot be written" in ended.stderr
-    assert "is kept; make room, then go on with --resume" in ended.stderr
+    said = in_processes(tmp_path, 1, train_until_the_disk_is_full, arguments)
+    assert "exit code 2" in said
+    assert "of step 4 cannot be written" in said
+    assert "is kept; make room, then go on with --resume" in said
     assert read_tensors(out / CHECKPOINT)[0]["global_step"] == 2
     assert main([*arguments, "--resume"]) == 0
 

@@ -32,8 +32,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:256 images were asked for")
 
 
 @pytest.fixture(autouse=True)
-def _latencies_are_not_read_for_long(monkeypatch):
+def _quick(monkeypatch):
+    """Read latencies once, and do not draw the plot that takes longest, which ``test_report.py`` looks at."""
+    monkeypatch.setattr("data_plugin.space.runtimes.LEAST", 1)
     monkeypatch.setattr("data_plugin.space.runtimes.ENOUGH", 0.0)
+    monkeypatch.setattr("data_plugin.search.report.html.choice_plot", lambda report: "")
 
 
 def contents(folder: Path) -> dict:
