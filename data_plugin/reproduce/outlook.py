@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,7 @@ def outlook(kind: str, row: Row, experiment: Experiment, scale: Scale, space: Se
     )
 
 
+@cache
 def step_seconds(arch: Arch, size: tuple[int, int], device: torch.device) -> float:
     """Seconds that a backbone takes forwards and backwards for each image of a batch, the median of a few steps.
 
