@@ -11,6 +11,7 @@ from detectron2.evaluation.pascal_voc_evaluation import parse_rec
 
 from data_plugin.backbones.detectron2.cityscapes import require_cityscapesscripts
 from data_plugin.backbones.detectron2.datasets import COCO, VOC, Record, catalogued, read_records, require_images
+from data_plugin.backbones.detectron2.records import check_records
 from data_plugin.images.coco_boxes import check_coco
 from data_plugin.images.voc import check_voc
 from data_plugin.images.voc_boxes import AnnotatedImage, annotated_images, check_boxes, of_other_size
@@ -38,7 +39,7 @@ def give_classes(cfg: CfgNode, classes: Sequence[str]) -> None:
 
 
 def require_data_sets(names: Sequence[str]) -> Mapping[str, list[Record]]:
-    """Check that data sets are there with every image, and the annotations of VOC and COCO ones.
+    """Check that data sets are there with every image, and that sizes and boxes in their labels fit the images.
 
     Returns:
         The images of every data set, by its name.
@@ -142,4 +143,6 @@ def _labelled(name: str) -> list[Record]:
         require_cityscapesscripts()
     records = read_records(name)
     require_images([Path(record["file_name"]) for record in records], name)
+    if data_set is None:
+        check_records(name, records)
     return records
