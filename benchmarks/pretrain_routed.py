@@ -122,9 +122,7 @@ def measure(space: SearchSpace, recipe: Recipe, data: Path, timed: int, device: 
     median = {name: float(np.median(values[WARM_UP:])) for name, values in seconds.items()}
     views, base = median.pop(VIEWS), median["one supernet"]
     print(f"Views of a batch take {views:.2f} s.\n")
-    print(
-        "| trained | weights of a branch | s a step | times one supernet's | images/s with views | times slower |"
-    )
+    print("| trained | weights of a branch | s a step | times one supernet's | images/s with views | times slower |")
     print("| --- " * 6 + "|")
     for name, taken in median.items():
         count = sum(value.numel() for value in trainings[name].query.parameters())

@@ -13,7 +13,7 @@ from data_plugin import DATAResNet, cluster_store, embed_images, route_supernet,
 from data_plugin.frameworks.framework import Framework
 from data_plugin.images.drawn_voc import draw_voc
 from data_plugin.search.found import Search
-from data_plugin.search.run import SearchOptions
+from data_plugin.search.options import SearchOptions
 from data_plugin.search.strategies.sample import Sample
 from data_plugin.tools import cluster as cluster_tool
 from data_plugin.tools import embed as embed_tool

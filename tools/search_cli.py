@@ -147,7 +147,7 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def search_options(arguments: argparse.Namespace, **inputs: Path | None) -> dict[str, Any]:
-    """What :func:`add_search_arguments` parsed, as fields of :class:`~data_plugin.search.run.SearchOptions`.
+    """What :func:`add_search_arguments` parsed, as fields of :class:`~data_plugin.search.options.SearchOptions`.
 
     Args:
         arguments: what was parsed.

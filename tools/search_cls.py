@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit code."""
     arguments = parser().parse_args(argv)
 
-    from data_plugin.search.run import SearchOptions, plan_search, run_search
+    from data_plugin.search.options import SearchOptions
+    from data_plugin.search.run import plan_search, run_search
 
     options = SearchOptions(
         **search_options(arguments, images=arguments.images),

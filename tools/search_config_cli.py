@@ -82,8 +82,9 @@ def search_and_print(arguments: argparse.Namespace, task: Task, finetune: str) -
     """
     from data_plugin.ranking.searched import require_one_process
     from data_plugin.search.finished import finished_search
+    from data_plugin.search.options import SearchOptions
     from data_plugin.search.report.folder import numbered_folder
-    from data_plugin.search.run import SearchOptions, plan_search, run_search
+    from data_plugin.search.run import plan_search, run_search
 
     import_modules(arguments.imports)
     data_root = arguments.data_root

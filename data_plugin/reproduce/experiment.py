@@ -17,8 +17,9 @@ from data_plugin.ranking.rivals import finetune_rivals
 from data_plugin.reproduce.recipe import Experiment, Row
 from data_plugin.search.finished import finished_search
 from data_plugin.search.found import Search
+from data_plugin.search.options import SearchOptions
 from data_plugin.search.report.search_report import SEARCH_FILE, SearchReport
-from data_plugin.search.run import SearchOptions, run_search
+from data_plugin.search.run import run_search
 from data_plugin.search.strategies.sample import Sample
 from data_plugin.space import cost
 from data_plugin.space.arch import Arch

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from data_plugin.search.found import Search
+from data_plugin.search.options import SearchOptions
 from data_plugin.search.report.search_report import SEARCH_FILE
-from data_plugin.search.run import SearchOptions
 from data_plugin.utils.errors import UserError
 
 

@@ -26,7 +26,7 @@ def searched(supernet, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("searched") / "out"
     given = ["--config", "faster_rcnn_c4_voc", "--supernet", supernet, "--out", out, "--device", "cpu"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data_plugin.search.run.config_task", random_detector)
+        patch.setattr("data_plugin.search.prepared.config_task", random_detector)
         assert search_det.main([*map(str, given), "--group", *GROUPS, "--samples", "12", "--image-count", "2"]) == 0
     return out
 

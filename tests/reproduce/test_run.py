@@ -127,7 +127,7 @@ def trained(monkeypatch) -> list[Path]:
 
     monkeypatch.setattr("data_plugin.ranking.classified.train_each", classifiers)
     monkeypatch.setattr("data_plugin.ranking.searched.finetune_each", detectors)
-    monkeypatch.setattr("data_plugin.search.run.config_task", random_detector)
+    monkeypatch.setattr("data_plugin.search.prepared.config_task", random_detector)
     monkeypatch.setattr("data_plugin.reproduce.outlook.find_framework", lambda *_: None)
     monkeypatch.setattr("data_plugin.search.downstream.spare_cores", lambda: 0)
     return runs

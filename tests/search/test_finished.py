@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from data_plugin.search.finished import finished_search
-from data_plugin.search.run import SearchOptions, run_search
+from data_plugin.search.options import SearchOptions
+from data_plugin.search.run import run_search
 from data_plugin.search.strategies.sample import Sample
 from data_plugin.space.budget import Budget
 from data_plugin.utils.errors import UserError

@@ -12,8 +12,9 @@ from data_plugin.images.drawn_voc import draw_voc
 from data_plugin.images.input_format import InputFormat
 from data_plugin.images.open import open_images
 from data_plugin.search.knowledge import FEWEST, IMAGES, Knowledge, effective_rank, knowledge_of, passes
+from data_plugin.search.options import SearchOptions
 from data_plugin.search.report.words import knowledge_text
-from data_plugin.search.run import SearchOptions, plan_search, run_search
+from data_plugin.search.run import plan_search, run_search
 from data_plugin.search.strategies.sample import Sample
 from data_plugin.space.budget import Budget
 from data_plugin.supernet.checkpoint import load_supernet

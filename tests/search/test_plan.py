@@ -14,8 +14,9 @@ from data_plugin.features.prefix_tree import tree_order, walk
 from data_plugin.frameworks.framework import Framework
 from data_plugin.frameworks.registry import DETECTRON2, MMDET
 from data_plugin.search import plan as plan_module
+from data_plugin.search.options import SearchOptions
 from data_plugin.search.plan import SearchPlan, foresee, work
-from data_plugin.search.run import SearchOptions, plan_search, run_search
+from data_plugin.search.run import plan_search, run_search
 from data_plugin.search.searcher import Searcher
 from data_plugin.search.strategies.sample import Sample
 from data_plugin.space.cost import STRIDES
