@@ -24,7 +24,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,15 +32,17 @@ import numpy as np
 import torch
 from pretrain_options import BATCH, CALIBRATION, cell, linear, nearest
 from simcore import finished, linked
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from data_plugin import SearchSpace, cluster_store, embed_images, load_supernet, pretrain_supernet
-from data_plugin.backbones import DynamicResNet, extract, grouped
+from data_plugin.backbones import DynamicResNet, RoutedResNet, extract, grouped
 from data_plugin.evaluation.images import LabelledImages
 from data_plugin.features.codes import Codes
-from data_plugin.features.pooled import CalibratedNetworks, labelled_features
+from data_plugin.features.pooled import CalibratedNetworks
 from data_plugin.features.store import EmbeddingStore
+from data_plugin.features.sub_nets import CalibratedSubNets
 from data_plugin.images.calibration import calibration_images
 from data_plugin.images.crops import centre_crop
 from data_plugin.pretrain.recipe import Recipe, read_recipe
@@ -157,14 +159,14 @@ class Experiment:
             cluster_store(store, out=folder, levels=self.levels, random=way == CONTROL, seed=seed)
         return Codes.read(folder)
 
-    def trained(self, way: str, seed: int) -> dict[tuple[int, ...], DynamicResNet]:
-        """The networks that were trained, by path; one, with none, where there are no sub-nets."""
+    def trained(self, way: str, seed: int) -> DynamicResNet | RoutedResNet:
+        """What was trained: one network or, with groups, all sub-nets."""
         if way == WAYS[0]:
             torch.manual_seed(seed)
             network = DynamicResNet(self.space)
             if self.init is not None:
                 start_from(network, read_backbone(self.init))
-            return {(): network}
+            return network
         parted = way in (SUB_NETS, CONTROL)
         folder = self.out / f"trained-{WAYS.index(way)}-{self.levels if parted else 0}-{seed}"
         path = folder / "supernet.safetensors"
@@ -183,11 +185,7 @@ class Experiment:
                 checkpoint_every=100,
                 resume=(folder / "checkpoints" / "last.ckpt").is_file(),
             )
-        if not parted:
-            return {(): load_supernet(path).query}
-        supernet = load_routed_supernet(path)
-        paths = itertools.product(range(supernet.query.groups), repeat=supernet.query.levels)
-        return {path: supernet.query.along(path) for path in paths}
+        return (load_routed_supernet if parted else load_supernet)(path).query
 
     def route(self, task: str, codes: Codes) -> tuple[int, ...]:
         """The sub-net that most of a task's images fall to."""
@@ -199,32 +197,43 @@ class Experiment:
         """Accuracy in % by task, probe and path."""
         path = self.out / f"accuracy-{WAYS.index(way)}-{self.levels}-{seed}.json"
         if not path.is_file():
-            networks = self.trained(way, seed)
-            found = {task: self._accuracies(networks, *folders) for task, folders in self.tasks.items()}
+            network = self.trained(way, seed)
+            found = {task: self._accuracies(network, *folders) for task, folders in self.tasks.items()}
             path.write_text(json.dumps(found, indent=1) + "\n")
         return json.loads(path.read_text())
 
     def _accuracies(
-        self, networks: Mapping[tuple[int, ...], DynamicResNet], bank: Path, asked: Path
+        self, network: DynamicResNet | RoutedResNet, bank: Path, asked: Path
     ) -> dict[str, dict[str, float]]:
         look = centre_crop(self.size, INPUT_FORMAT)
-        found: dict[str, dict[str, float]] = {probe: {} for probe in PROBES}
-        # Read once, for many sub-nets.
-        (known, labels), (queries, own) = (
-            map(torch.cat, zip(*DataLoader(LabelledImages(ImageFolder(folder), look), BATCH), strict=True))
-            for folder in (bank, asked)
-        )
-        statistics = list(calibration_images(bank, look, CALIBRATION, BATCH, seed=0))
-        for path, network in networks.items():
-            calibrated = CalibratedNetworks(network, [self.space.largest], statistics)
-            features = [
-                labelled_features(calibrated, zip(images.split(BATCH), of.split(BATCH), strict=True))[0]
-                for images, of in ((known, labels), (queries, own))
-            ]
-            one, other = (each[self.space.largest] for each in features)
-            for name, probe in PROBES.items():
-                found[name][written(path)] = probe(one, labels, other, own)
-        return found
+        images, labels = zip(*(read(folder, look) for folder in (bank, asked)), strict=True)
+        statistics = calibration_images(bank, look, CALIBRATION, BATCH, seed=0)
+        paths, features_of = self._calibrated(network, statistics)
+        known, queries = (torch.cat([features_of(part) for part in each.split(BATCH)], dim=1) for each in images)
+        return {
+            name: {
+                written(path): probe(one, labels[0], other, labels[1])
+                for path, one, other in zip(paths, known, queries, strict=True)
+            }
+            for name, probe in PROBES.items()
+        }
+
+    def _calibrated(
+        self, network: DynamicResNet | RoutedResNet, statistics: Iterable[Tensor]
+    ) -> tuple[Sequence[tuple[int, ...]], Callable[[Tensor], Tensor]]:
+        """The paths of the sub-nets, one of no digits where there are none, and what makes their features of images."""
+        arch = self.space.largest
+        if isinstance(network, RoutedResNet):
+            sub_nets = CalibratedSubNets(network, arch, statistics)
+            return sub_nets.paths, sub_nets.features
+        alone = CalibratedNetworks(network, [arch], statistics)
+        return [()], lambda images: alone.features(images)[arch][None]
+
+
+def read(folder: Path, look: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
+    """Images (N, 3, H, W) of a folder, and their labels (N,)."""
+    images, labels = zip(*DataLoader(LabelledImages(ImageFolder(folder), look), BATCH), strict=True)
+    return torch.cat(images), torch.cat(labels)
 
 
 def written(path: Sequence[int]) -> str:
