@@ -8,6 +8,9 @@ space, is trained by SimSiam on 20,000 photographs
 - as sub-nets on parts of images alike (``data-cluster`` of features of the shipped supernet), and
 - as sub-nets on parts of the same sizes dealt at random, the control.
 
+With ``--alone`` also networks of their own, each trained on one part alone for all of the steps: the part that a task
+is routed to, and a part of the random ones. They show what there is to gain where nothing is shared.
+
 A task is routed without labels by where most of its images fall, then nearest neighbours and a linear probe are
 measured of that sub-net, of all, and so of the best in hindsight. What was trained and measured is kept: the same
 command may be given until all is there.
@@ -171,21 +174,48 @@ class Experiment:
         folder = self.out / f"trained-{WAYS.index(way)}-{self.levels if parted else 0}-{seed}"
         path = folder / "supernet.safetensors"
         if not path.is_file():
-            pretrain_supernet(
-                self.photographs,
-                self.space,
-                out=folder,
-                recipe=self.parted if parted else self.whole,
-                init=self.init,
-                codes=self.codes(way, seed).folder if parted else None,
-                accumulate=1 if parted else self.parts,
-                steps=self.steps,
-                seed=seed,
-                workers=0,
-                checkpoint_every=100,
-                resume=(folder / "checkpoints" / "last.ckpt").is_file(),
-            )
+            self._pretrain(self.photographs, folder, seed, self.codes(way, seed).folder if parted else None)
         return (load_routed_supernet if parted else load_supernet)(path).query
+
+    def _pretrain(self, images: Path, folder: Path, seed: int, codes: Path | None = None) -> None:
+        """Train sub-nets on the parts that codes tell, or one network."""
+        pretrain_supernet(
+            images,
+            self.space,
+            out=folder,
+            recipe=self.whole if codes is None else self.parted,
+            init=self.init,
+            codes=codes,
+            accumulate=self.parts if codes is None else 1,
+            steps=self.steps,
+            seed=seed,
+            workers=0,
+            checkpoint_every=100,
+            resume=(folder / "checkpoints" / "last.ckpt").is_file(),
+        )
+
+    def alone(self, task: str, way: str, seed: int) -> dict[str, float]:
+        """Accuracy in % on a task by probe, of a network that was trained on one part alone.
+
+        Args:
+            task: the task.
+            way: whose parts; of sub-nets' it is the one that the task is routed to, of the control's the first.
+            seed: of codes and training.
+        """
+        codes = self.codes(way, seed)
+        part = self.route(task, codes) if way == SUB_NETS else (0,) * self.levels
+        folder = self.out / f"alone-{WAYS.index(way)}-{seed}-{written(part)}"
+        file = folder / f"accuracy-{task.replace(' ', '_')}.json"
+        if not file.is_file():
+            names = [name for name, digits in zip(codes.names, codes.digits, strict=True) if tuple(digits) == part]
+            path = folder / "supernet.safetensors"
+            if not path.is_file():
+                print("alone", way, part, seed, flush=True)
+                images = linked(folder / "images", {name: self.photographs / name for name in names})
+                self._pretrain(images, folder, seed)
+            found = self._accuracies(load_supernet(path).query, *self.tasks[task])
+            file.write_text(json.dumps({probe: found[probe][""] for probe in PROBES}, indent=1) + "\n")
+        return json.loads(file.read_text())
 
     def route(self, task: str, codes: Codes) -> tuple[int, ...]:
         """The sub-net that most of a task's images fall to."""
@@ -240,7 +270,7 @@ def written(path: Sequence[int]) -> str:
     return ",".join(map(str, path))
 
 
-def rows(experiment: Experiment, seeds: Sequence[int], probe: str) -> list[str]:
+def rows(experiment: Experiment, seeds: Sequence[int], probe: str, alone: bool) -> list[str]:
     """A line for everything that is compared, with the mean and range over the seeds, by task and over all."""
     lines: dict[str, list[list[float]]] = {}
     picked: list[bool] = []
@@ -261,6 +291,8 @@ def rows(experiment: Experiment, seeds: Sequence[int], probe: str) -> list[str]:
         control = [list(found[CONTROL][task][probe].values()) for task in experiment.tasks]
         add("random parts, mean of all", [float(np.mean(each)) for each in control])
         add("random parts, best in hindsight", [max(each) for each in control])
+        for way, name in ((SUB_NETS, "alone on the part"), (CONTROL, "alone on a random part")) if alone else ():
+            add(name, [experiment.alone(task, way, seed)[probe] for task in experiment.tasks])
         for task, accuracy in routed.items():
             asked = len(ImageFolder(experiment.tasks[task][1]))
             best = max(of[task].values())
@@ -287,6 +319,7 @@ def main() -> None:
         "--private", type=int, default=grouped.PRIVATE, help="a sub-net has 1 in so many channels alone"
     )
     parser.add_argument("--recipe", default="micro_sdr", help="of the sub-nets (default: %(default)s)")
+    parser.add_argument("--alone", action="store_true", help="train networks of their own on single parts, too")
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="changes of the recipe")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -306,7 +339,7 @@ def main() -> None:
         print(way, seed, flush=True)
         experiment.measure(way, seed)
     for probe in PROBES:
-        print("\n" + "\n".join(rows(experiment, arguments.seeds, probe)))
+        print("\n" + "\n".join(rows(experiment, arguments.seeds, probe, arguments.alone)))
 
 
 if __name__ == "__main__":
