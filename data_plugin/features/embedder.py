@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,9 +26,8 @@ from data_plugin.supernet.checkpoint import load_supernet, pretrained_size
 from data_plugin.supernet.foreign_weights import read_backbone
 from data_plugin.supernet.named_networks import named_networks
 from data_plugin.utils.errors import UserError
-from data_plugin.utils.files import write_whole
 from data_plugin.utils.ranks import from_first, rank
-from data_plugin.utils.tensor_files import content_hash, read_tensors, require_matching
+from data_plugin.utils.tensor_files import content_hash, read_tensors, require_matching, write_safetensors
 
 IMAGE_SIZE = 224
 """Height and width of the images where nothing says at which size a network was trained."""
@@ -76,8 +74,7 @@ class Embedder:
     def save(self, path: Path) -> None:
         """Write the network's weights, for :func:`read_embedder`."""
         weights = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
-        header = {"arch": str(self.network.arch)}  # one entry: safetensors writes several in any order
-        write_whole(path, lambda temporary: save_file(weights, temporary, metadata=header))
+        write_safetensors(path, weights, {"arch": str(self.network.arch)})
 
 
 def read_embedder(path: Path, header: StoreHeader, device: torch.device) -> Embedder:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from data_plugin.backbones.dynamic_resnet import DynamicResNet
@@ -22,8 +21,13 @@ from data_plugin.images.input_format import InputFormat
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.supernet.named_supernet import is_shipped, named_supernet
 from data_plugin.utils.errors import UserError
-from data_plugin.utils.files import write_whole
-from data_plugin.utils.tensor_files import content_hash, read_tensors, require_finite, require_matching
+from data_plugin.utils.tensor_files import (
+    content_hash,
+    read_tensors,
+    require_finite,
+    require_matching,
+    write_safetensors,
+)
 
 _HEADER, _HASH = "data_plugin.supernet", "data_plugin.sha256"
 _QUERY, _KEY, _SHARED, _HEADS = "query.", "key.", "shared.", "heads."
@@ -178,7 +182,7 @@ def save_supernet(
         tensors = {name: _halved(path, name, value) for name, value in tensors.items()}
     info = json.dumps({**supernet.info.to_json(), _BRANCHES: _ONE if one_branch else _BOTH})
     header = {_HEADER: info, _HASH: content_hash(tensors, info)}
-    write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+    write_safetensors(path, tensors, header)
 
 
 def load_supernet(

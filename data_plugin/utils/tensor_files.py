@@ -1,4 +1,4 @@
-"""Reading tensors from files that others wrote, and checking that they are whole and those of a model."""
+"""Tensor files: reading those that others wrote, checking that they are whole and a model's, and writing our own."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from data_plugin.utils.errors import UserError
+from data_plugin.utils.files import write_whole
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
@@ -115,3 +117,41 @@ def require_finite(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
                 f"{path} holds numbers that are not finite, first in {name}: a training that lost its way left them; "
                 "train again with a lower learning rate, or take weights from before"
             )
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Write a ``.safetensors`` file whole or not at all, with the same bytes for the same contents.
+
+    Args:
+        path: the file to make or replace.
+        tensors: the tensors by name, on the CPU and contiguous.
+        header: its text entries.
+    """
+    contents = save(dict(tensors), metadata=dict(header))
+    end = 8 + int.from_bytes(contents[:8], "little")
+    # The library has the text entries in any order.
+    described = {**json.loads(contents[8:end]), "__metadata__": dict(sorted(header.items()))}
+    text = json.dumps(described, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.write(memoryview(contents)[end:])
+
+    write_whole(path, write)
+
+
+def write_pth(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a PyTorch file of a flat dictionary whole or not at all, with the same bytes for the same contents.
+
+    Args:
+        path: the file to make or replace.
+        tensors: the tensors by name, on the CPU.
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # given a path, torch would put its name into the file
+            torch.save(dict(tensors), file)
+
+    write_whole(path, write)
