@@ -64,8 +64,6 @@ class FrozenTeacher:
         self.folder = folder
         self.projection: Tensor | None = None
         self.kept = self.known = torch.empty(0, dtype=torch.bool)
-        if folder is not None and (folder / "known.npy").is_file():
-            self._open_memory(())
 
     def __call__(self, clean: Clean, view: int) -> Tensor:
         """The teacher's map of what a view shows.
@@ -88,6 +86,8 @@ class FrozenTeacher:
     def _whole(self, clean: Clean) -> Tensor:
         """The maps of whole images (N, channels, h, w), through half precision whether remembered or not."""
         indices, device = clean.indices.cpu(), clean.images.device
+        if not len(self.known) and self.folder is not None and (self.folder / "known.npy").is_file():
+            self._open_memory(())  # not at once: a new training clears the folder of the one that it replaces
         if len(self.known) and (indices < self.keep).all() and self.known[indices].all():
             return self.kept[indices].to(device).float()
         maps = self._ask(clean.images).half()

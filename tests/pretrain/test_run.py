@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from processes import in_processes
 from samples import SPACE, TEACHER, Killed, killed_at, tiny_teacher
 from torch.nn import functional as F
@@ -295,6 +295,18 @@ def test_an_earlier_result_is_replaced_on_demand_only(images, out):
     assert (out / SUPERNET).read_bytes() == before
     train(images, out, steps=2, seed=1, overwrite=True)
     assert (out / SUPERNET).read_bytes() != before
+
+
+def test_a_new_training_forgets_what_the_teacher_said_in_the_one_that_it_replaces(images, out, tmp_path):
+    train(images, out, recipe=DISTILLATION)
+    for path in images.rglob("*.png"):
+        ImageOps.invert(Image.open(path)).save(path)
+    train(images, out, recipe=DISTILLATION, overwrite=True)
+    train(images, tmp_path / "elsewhere", recipe=DISTILLATION)
+    replaced, new = (read_tensors(folder / SUPERNET)[0] for folder in (out, tmp_path / "elsewhere"))
+    torch.testing.assert_close(replaced, new, rtol=0, atol=0)
+    answers = [folder / "teacher" / "rank_0" / "maps.npy" for folder in (out, tmp_path / "elsewhere")]
+    np.testing.assert_array_equal(*map(np.load, answers))
 
 
 def test_the_output_folder_may_not_be_a_file(images, out):
