@@ -90,6 +90,9 @@ SUB_NETS, CONTROL = "sub-nets", "sub-nets, random parts"
 WAYS = ("weights at the start", "unified", SUB_NETS, CONTROL)
 """What is measured."""
 
+ROUTED, ALONE, ALONE_AT_RANDOM = "sub-net, routed", "alone on the part", "alone on a random part"
+"""What rows of the table are called."""
+
 
 class Experiment:
     """Images, codes, trainings and what they come to, all below one folder.
@@ -287,13 +290,13 @@ def rows(experiment: Experiment, seeds: Sequence[int], probe: str, alone: bool) 
             add(way, [found[way][task][probe][""] for task in experiment.tasks])
         of = {task: found[SUB_NETS][task][probe] for task in experiment.tasks}
         routed = {task: of[task][written(experiment.route(task, codes))] for task in experiment.tasks}
-        add("sub-net, routed", list(routed.values()))
+        add(ROUTED, list(routed.values()))
         add("sub-nets, mean of all", [float(np.mean(list(each.values()))) for each in of.values()])
         add("sub-net, best in hindsight", [max(each.values()) for each in of.values()])
         control = [list(found[CONTROL][task][probe].values()) for task in experiment.tasks]
         add("random parts, mean of all", [float(np.mean(each)) for each in control])
         add("random parts, best in hindsight", [max(each) for each in control])
-        for way, name in ((SUB_NETS, "alone on the part"), (CONTROL, "alone on a random part")) if alone else ():
+        for way, name in ((SUB_NETS, ALONE), (CONTROL, ALONE_AT_RANDOM)) if alone else ():
             add(name, [experiment.alone(task, way, seed)[probe] for task in experiment.tasks])
         for task, accuracy in routed.items():
             asked = len(ImageFolder(experiment.tasks[task][1]))
@@ -305,7 +308,20 @@ def rows(experiment: Experiment, seeds: Sequence[int], probe: str, alone: bool) 
     ]
     for name, values in lines.items():
         table.append(f"| {name} | {' | '.join(cell(column, 1) for column in zip(*values, strict=True))} |")
-    return [*table, "", f"routed within one standard error of the best: {sum(picked)} of {len(picked)} times"]
+    pairs = [(ROUTED, "unified"), (ALONE, "unified"), (ALONE, ALONE_AT_RANDOM)]
+    return [
+        *table,
+        "",
+        f"routed within one standard error of the best: {sum(picked)} of {len(picked)} times",
+        *(ahead(one, other, lines[one], lines[other]) for one, other in pairs if one in lines),
+    ]
+
+
+def ahead(one: str, other: str, values: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> str:
+    """By how much one line (seeds, tasks and their mean) is ahead of another, and how sure the tasks are of it."""
+    apart = (np.mean(values, axis=0) - np.mean(others, axis=0))[:-1]
+    error = apart.std(ddof=1) / len(apart) ** 0.5
+    return f"{one}, ahead of {other} by: {apart.mean():.1f} (standard error over the tasks {error:.1f})"
 
 
 def main() -> None:
