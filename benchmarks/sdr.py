@@ -130,10 +130,8 @@ class Experiment:
 
     def _start(self, supernet: str) -> Path:
         """The weights that the network has in a supernet."""
-        path = self.out / "start" / PTH_FILE
-        if not path.is_file():  # else a training would be resumed with a file of other bytes
-            save_backbone(path.parent, extract(load_supernet(supernet).query, self.space.largest))
-        return path
+        save_backbone(self.out / "start", extract(load_supernet(supernet).query, self.space.largest))
+        return self.out / "start" / PTH_FILE
 
     def _task(self, data: Path, name: str) -> tuple[Path, Path]:
         """What a probe learns from, and what it is measured on."""

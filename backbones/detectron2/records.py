@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+import numpy as np
 from detectron2.structures import BoxMode
 
 from data_plugin.backbones.detectron2.datasets import Record
@@ -68,15 +70,20 @@ def _check_boxes(name: str, boxes: Sequence[tuple[Record, tuple[int, int], Mappi
 
 def _covers(annotation: Mapping[str, Any], width: int, height: int) -> bool:
     """Whether a box covers some of its image, or is one of nothing, or a turned one, which is not judged."""
-    try:
-        mode = BoxMode(annotation["bbox_mode"])
-        box = [float(each) for each in annotation["bbox"]]
-        if mode == BoxMode.XYWHA_ABS and len(box) == 5:
-            return all(map(math.isfinite, box))
-        left, top, right, bottom = BoxMode.convert(box, mode, BoxMode.XYXY_ABS)
-    except (KeyError, TypeError, ValueError, AssertionError, NotImplementedError):
+    box, mode = annotation.get("bbox"), annotation.get("bbox_mode")
+    if mode == BoxMode.XYWHA_ABS:
+        return _are_numbers(box, 5)
+    if mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS) or not _are_numbers(box, 4):
         return False
-    if not all(map(math.isfinite, box)) or right < left or bottom < top:
+    left, top, right, bottom = BoxMode.convert([float(each) for each in box], BoxMode(mode), BoxMode.XYXY_ABS)
+    if right < left or bottom < top:
         return False
     nothing = left == right or top == bottom
     return nothing or (left < width and right > 0 and top < height and bottom > 0)
+
+
+def _are_numbers(box: Any, count: int) -> TypeGuard[Sequence[float]]:
+    """Whether a box is of so many finite numbers."""
+    if not isinstance(box, (list, tuple, np.ndarray)) or len(box) != count:
+        return False
+    return all(isinstance(each, Real) and math.isfinite(each) for each in box)

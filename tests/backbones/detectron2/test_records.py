@@ -56,6 +56,10 @@ def test_what_detectron2_trains_with_or_leaves_out_by_convention_passes(record, 
     assert len(mapped(record(box, mode))) == kept
 
 
+def test_arrays_are_boxes_too(record):
+    check_records("own", [{**record(), "annotations": [{"bbox": np.array([1, 2, 3, 4]), "bbox_mode": 1}]}])
+
+
 def test_turned_boxes_and_images_without_an_object_pass(record):
     check_records("own", [record((30, 20, 10, 10, 45), BoxMode.XYWHA_ABS), {**record(), "annotations": []}])
 
@@ -82,6 +86,7 @@ def test_a_box_from_right_to_left_is_refused_which_detectron2_would_turn_round(r
         {"bbox": [1, 2, math.nan, 4]},
         {"bbox": [1, 2, 3]},
         {"bbox": None},
+        {"bbox": ["1", "2", "3", "4"]},
         {"bbox": [0.1, 0.1, 0.2, 0.2], "bbox_mode": BoxMode.XYXY_REL},
         {"bbox_mode": None},
         {"bbox_mode": 9},
