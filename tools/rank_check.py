@@ -43,7 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="for classification: part of every class that is trained on, at least one image (default: 100%%)",
     )
     parser.add_argument("--networks", type=_networks, default=16, help="networks of every budget")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="every network is trained with each")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="of the trainings of every network")
+    parser.add_argument(
+        "--repeat",
+        type=_networks,
+        metavar="NETWORKS",
+        help="networks of every budget that are trained with each seed, the others with the first alone (default: all)",
+    )
     parser.add_argument("--budget", nargs="+", help="budgets of the search by their names (default: all)")
     add_import_argument(parser)
     parser.add_argument("--resume", action="store_true", help="go on with what an earlier check of the search has left")
@@ -62,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("for classification --train and --val are needed, each a folder of labelled images")
     labelled = LabelledImages(arguments.train, arguments.val, arguments.labels or 1.0) if given else None
     search = Search.read(arguments.search)
-    plan = plan_rank_check(search.report, arguments.budget, arguments.networks, arguments.seeds)
+    plan = plan_rank_check(search.report, arguments.budget, arguments.networks, arguments.seeds, arguments.repeat)
     for budget, archs in plan.networks.items():
         print(f"{budget}: {len(archs)} networks, {', '.join(map(str, archs))}")
     count = len(plan.trainings)

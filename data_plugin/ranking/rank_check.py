@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import harmonic_mean
 from typing import Any
 
 import numpy as np
@@ -48,21 +49,36 @@ class RankCheckPlan:
 
     Args:
         networks: the networks of every budget, by its name, cheapest first.
-        seeds: the seeds of each one's trainings.
+        seeds: the seeds of trainings.
+        repeated: the networks that are trained with all of them; the others are with the first.
     """
 
     networks: Mapping[str, Sequence[Arch]]
     seeds: Sequence[int]
+    repeated: Collection[Arch]
+
+    def seeds_of(self, arch: Arch) -> Sequence[int]:
+        """The seeds of a network's trainings."""
+        return self.seeds if arch in self.repeated else self.seeds[:1]
 
     @property
     def trainings(self) -> list[Training]:
         """Every training once, all networks with the first seed before any with the next."""
         archs = dict.fromkeys(arch for within in self.networks.values() for arch in within)
-        return [Training(str(arch), arch, "supernet", seed) for seed in self.seeds for arch in archs]
+        return [
+            Training(str(arch), arch, "supernet", seed)
+            for seed in self.seeds
+            for arch in archs
+            if seed in self.seeds_of(arch)
+        ]
 
 
 def plan_rank_check(
-    report: SearchReport, budgets: Sequence[str] | None = None, networks: int = 16, seeds: Sequence[int] = (0, 1)
+    report: SearchReport,
+    budgets: Sequence[str] | None = None,
+    networks: int = 16,
+    seeds: Sequence[int] = (0, 1),
+    repeated: int | None = None,
 ) -> RankCheckPlan:
     """Choose what is fine-tuned.
 
@@ -71,7 +87,9 @@ def plan_rank_check(
         budgets: names of some of its budgets; None takes all.
         networks: how many networks of every budget: its closest one, and others at random that are spread over its
             candidates by their FLOPs.
-        seeds: the framework's seeds; every network is trained with each.
+        seeds: the framework's seeds.
+        repeated: how many networks of every budget are trained with each seed, from the cheapest to the dearest; the
+            others are with the first alone. None trains all with each.
 
     Raises:
         UserError: if a budget is none of the search, there are too few networks, or a seed comes twice.
@@ -84,7 +102,11 @@ def plan_rank_check(
         raise UserError(f"{networks} networks were asked for; expected {FEWEST} at least, and better 16 or more")
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"the seeds are {' '.join(map(str, seeds)) or 'none'}; expected one at least, each once")
-    return RankCheckPlan({name: _spread(report, name, networks) for name in chosen}, list(seeds))
+    if repeated is not None and repeated < FEWEST:
+        raise UserError(f"{repeated} networks were asked for with all seeds; expected {FEWEST} at least, or 8 or more")
+    within = {name: _spread(report, name, networks) for name in chosen}
+    again = {arch for archs in within.values() for arch in _evenly(archs, repeated or len(archs))}
+    return RankCheckPlan(within, list(seeds), again)
 
 
 def check_ranking(
@@ -117,7 +139,7 @@ def check_ranking(
     groups = dict(plan.networks)
     if len(groups) > 1:
         groups[TOGETHER] = list(dict.fromkeys(arch for within in groups.values() for arch in within))
-    checks = {name: _check(search.report, archs, plan.seeds, steps, comparison) for name, archs in groups.items()}
+    checks = {name: _check(search.report, archs, plan, steps, comparison) for name, archs in groups.items()}
     written: dict[str, Any] = {"settings": dict(comparison.settings), "supernet": search.report.run["supernet"]}
     written["checks"] = {name: check.to_json() for name, check in checks.items()}
     text = json.dumps(written, indent=1) + "\n"
@@ -147,8 +169,13 @@ def _spread(report: SearchReport, budget: str, count: int) -> list[Arch]:
     return chosen
 
 
+def _evenly(archs: Sequence[Arch], count: int) -> list[Arch]:
+    """So many of them, the first and the last among them."""
+    return [archs[round(place)] for place in np.linspace(0, len(archs) - 1, min(count, len(archs)))]
+
+
 def _check(
-    report: SearchReport, archs: Sequence[Arch], seeds: Sequence[int], length: str, comparison: Comparison
+    report: SearchReport, archs: Sequence[Arch], plan: RankCheckPlan, length: str, comparison: Comparison
 ) -> RankCheck:
     """How well some networks that were fine-tuned are ranked."""
     scores = dict(zip(report.candidates.archs, report.candidates.scores.tolist(), strict=True))
@@ -157,7 +184,7 @@ def _check(
         Ranked(
             arch,
             {DISTANCE: scores[arch], **{name: float(of(arch)) for name, of in RIVALS.items()}},
-            [values[arch, seed] for seed in seeds],
+            [values[arch, seed] for seed in plan.seeds_of(arch)],
         )
         for arch in archs
     ]
@@ -168,13 +195,15 @@ def _check(
         predictors.append(_predictor(name, -column if name == DISTANCE else column, metric))
     by_chance = statistics.chance_interval(len(networks))
     predictors.append(Predictor(CHANCE, 0.0, (by_chance.low, by_chance.high), float(metric.mean())))
-    agreed = statistics.agreement(np.array([network.values for network in networks]))
+    repeated = [network.values for network in networks if network.arch in plan.repeated]
+    agreed = statistics.agreement(np.array(repeated))
+    trainings = harmonic_mean([len(network.values) for network in networks])
     return RankCheck(
         metric=comparison.metric,
         length=length,
-        seeds=list(seeds),
+        seeds=list(plan.seeds),
         agreement=_known(agreed),
-        reach=_known(statistics.reach(agreed, len(seeds))),
+        reach=_known(statistics.reach(agreed, trainings)),
         predictors=predictors,
         networks=networks,
     )

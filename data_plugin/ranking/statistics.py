@@ -92,7 +92,7 @@ def agreement(values: np.ndarray) -> float:
     return float(np.mean([spearman(*pair) for pair in pairs])) if values.shape[1] > 1 else math.nan
 
 
-def reach(agreed: float, seeds: int) -> float:
+def reach(agreed: float, seeds: float) -> float:
     """What a ranking without any error can be expected to agree with the mean over the seeds, as these agree.
 
     It is the square root of the reliability of that mean (Spearman, 1910, and Brown, 1910), as if ranks were
@@ -100,7 +100,8 @@ def reach(agreed: float, seeds: int) -> float:
 
     Args:
         agreed: what :func:`agreement` gave.
-        seeds: number of seeds.
+        seeds: number of seeds of every network; where they have different numbers the harmonic mean, since the error
+            of a network's mean falls as one over its number.
 
     Returns:
         0 to 1; NaN where the agreement is.

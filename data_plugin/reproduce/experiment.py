@@ -12,7 +12,7 @@ import numpy as np
 
 from data_plugin.frameworks.finetuned import Finetuned
 from data_plugin.ranking.classified import LabelledImages
-from data_plugin.ranking.rank_check import FOLDER, check_ranking, plan_rank_check
+from data_plugin.ranking.rank_check import FOLDER, RankCheckPlan, check_ranking, plan_rank_check
 from data_plugin.ranking.rivals import finetune_rivals
 from data_plugin.reproduce.recipe import Experiment, Row
 from data_plugin.search.finished import finished_search
@@ -83,7 +83,15 @@ def _ranked(
     if labelled is None:
         # Beside the pick what one would take without a search, and ResNet-50's shape from random weights.
         search = finetune_rivals(search, experiment.length, tell)
-    plan = plan_rank_check(search.report, networks=experiment.networks, seeds=experiment.seeds)
+    plans = [
+        plan_rank_check(search.report, [budget], networks, experiment.seeds, experiment.repeated)
+        for budget, networks in zip(search.report.budgets, experiment.networks_of, strict=True)
+    ]
+    plan = RankCheckPlan(
+        {budget: archs for each in plans for budget, archs in each.networks.items()},
+        experiment.seeds,
+        {arch for each in plans for arch in each.repeated},
+    )
     resume = (search.out / FOLDER).is_dir()
     return check_ranking(search, plan, experiment.length, labelled=labelled, resume=resume, done=tell)
 
@@ -140,7 +148,7 @@ def _searched(row: Row, experiment: Experiment, supernet: str, data: Path, out: 
         data_root=None if classifies else folder,
         images=data / experiment.source if experiment.source else None,
         budgets=budgets_of(load_supernet(supernet).info.space, experiment),
-        strategy=Sample(experiment.networks),
+        strategy=Sample(max(experiment.networks_of)),
         image_size=experiment.image_size,
         image_count=experiment.image_count,
         taps=tuple(row.taps),

@@ -71,14 +71,17 @@ def outlook(kind: str, row: Row, experiment: Experiment, scale: Scale, space: Se
         data: the folder of all data sets.
     """
     budgets = budgets_of(space, experiment)
-    networks = (PICKS if kind == "picks" else experiment.networks) * len(budgets)
-    trainings = networks * len(experiment.seeds)
+    networks, repeated = [PICKS] * len(budgets), None
+    if kind == "ranking":
+        networks, repeated = experiment.networks_of, experiment.repeated
+    again = sum(networks) if repeated is None else sum(min(each, repeated) for each in networks)
+    trainings = sum(networks) + again * (len(experiment.seeds) - 1)
     size = (experiment.size[0], experiment.size[1])
     within = space.table[np.any([budget.fits(space.table, {"flops": cost.flops}) for budget in budgets], axis=0)]
     seconds, clock = _seconds(within, size, scale)
     return Outlook(
         row=row.name,
-        networks=networks,
+        networks=sum(networks),
         trainings=trainings,
         length=f"{experiment.length:,} {'epochs' if experiment.task == 'classification' else 'iterations'}",
         hours=seconds * experiment.images * trainings / 3600,

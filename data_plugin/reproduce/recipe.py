@@ -31,7 +31,7 @@ class Experiment:
         task: what the backbones are for.
         data: the data set, relative to the folder of all: a config's data root, or for classification a folder with
             ``train`` and ``val`` of a sub-folder a class each.
-        networks: networks that are drawn of every range, and fine-tuned.
+        networks: networks that are drawn of every range, and fine-tuned: one number, or one for each range.
         length: of every fine-tuning: iterations, and epochs for classification.
         images: images that one fine-tuning sees, repetitions counted.
         size: height and width of these, in pixels.
@@ -42,6 +42,8 @@ class Experiment:
         ranges: percentiles of the space's FLOPs between which networks are drawn, a budget each.
         group: a range of GFLOPs in their place, such as "3-4".
         seeds: seeds of every network's fine-tunings.
+        repeated: networks of every range that are fine-tuned with all of them in a table of rankings, the others with
+            the first; without it all are.
         source: images that are searched on in the place of the task's own, relative to the folder of all.
         supernet: a supernet of its own, relative to the folder of all.
         image_count: images of the search.
@@ -52,7 +54,7 @@ class Experiment:
 
     task: Task
     data: str
-    networks: int
+    networks: int | Sequence[int]
     length: int
     images: int
     size: Sequence[int]
@@ -63,12 +65,18 @@ class Experiment:
     ranges: Sequence[Sequence[float]] = ((0, 100),)
     group: str = ""
     seeds: Sequence[int] = (0,)
+    repeated: int | None = None
     source: str = ""
     supernet: str = ""
     image_count: int = 256
     image_size: int | None = None
     labels: float = 1.0
     protocol: Literal["semisup", "linear"] = "semisup"
+
+    @property
+    def networks_of(self) -> list[int]:
+        """The number of networks of each range."""
+        return [self.networks] * len(self.ranges) if isinstance(self.networks, int) else list(self.networks)
 
 
 @dataclass(frozen=True)
@@ -157,4 +165,10 @@ def _filled(kind: type, values: Mapping[str, Any], where: str) -> Any:
     if kind is Row:
         scales = {name: _filled(Experiment, each, f"{where}, {name}") for name, each in values["scales"].items()}
         values = {**values, "scales": scales}
-    return kind(**values)
+    found = kind(**values)
+    if kind is Experiment and len(found.networks_of) != len(found.ranges):
+        raise UserError(
+            f"{where} has {len(found.networks_of)} numbers of networks and {len(found.ranges)} ranges; expected a number "
+            "each, or one for all"
+        )
+    return found

@@ -119,6 +119,21 @@ def test_the_networks_are_spread_over_the_candidates_cost(search, trained):
         assert parts == [1] * 6
 
 
+def test_some_networks_alone_are_trained_with_every_seed(search, trained, capsys):
+    """They tell how far seeds agree; the others' metric is that of the first seed."""
+    trained.metric = lambda arch, seed: 50 - 100 * trained.scores[arch] + seed
+    assert check(search, "--budget", GROUPS[1], "--networks", "10", "--repeat", "4", "--seeds", "5", "6") == 0
+    assert "fine-tunes 14 times" in capsys.readouterr().out
+    (ranked,) = Search.read(search).report.rank_checks.values()
+    archs = [each.arch for each in ranked.networks]
+    repeated = [archs[0], archs[3], archs[6], archs[9]]
+    assert trained.done == [*((arch, 5) for arch in archs), *((arch, 6) for arch in repeated)]
+    for each in ranked.networks:
+        seeds = (5, 6) if each.arch in repeated else (5,)
+        assert each.values == pytest.approx([trained.metric(each.arch, seed) for seed in seeds])
+    assert (ranked.agreement, ranked.reach) == (pytest.approx(1), pytest.approx(1))
+
+
 def test_several_budgets_are_looked_at_alone_and_together(search, trained):
     assert check(search) == 0
     checks = Search.read(search).report.rank_checks
@@ -191,6 +206,7 @@ def test_it_goes_on_where_it_stopped(search, trained, capsys):
     [
         (["--budget", "3-4"], "the search has no budget '3-4'; expected some of 0.01-0.02, 0.02-0.04"),
         (["--networks", "3"], "3 networks were asked for; expected 4 at least"),
+        (["--repeat", "2"], "2 networks were asked for with all seeds; expected 4 at least"),
         (["--seeds", "1", "1"], "the seeds are 1 1; expected one at least, each once"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from statistics import harmonic_mean
 
 import numpy as np
 import pytest
@@ -87,6 +88,17 @@ def test_reach_is_what_a_perfect_ranking_comes_to(seeds):
     truth = rng.normal(size=4_000)
     values = truth[:, None] + rng.normal(size=(4_000, seeds))
     assert reach(agreement(values), seeds) == pytest.approx(spearman(truth, values.mean(axis=1)), abs=0.03)
+
+
+def test_reach_where_some_networks_have_one_seed_alone():
+    """Of 3 in 4 networks there is one training, of the others two: reach is of the harmonic mean of these numbers."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=8_000)
+    values = truth[:, None] + rng.normal(size=(8_000, 2))
+    measured = np.where(np.arange(8_000) % 4 == 0, values.mean(axis=1), values[:, 0])
+    expected = reach(agreement(values[::4]), harmonic_mean([2, 1, 1, 1]))
+    assert expected == pytest.approx(spearman(truth, measured), abs=0.03)
+    assert expected < reach(agreement(values[::4]), 2) - 0.05
 
 
 def test_reach_where_seeds_agree_wholly_and_not_at_all():

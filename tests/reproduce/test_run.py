@@ -39,7 +39,7 @@ taps = ["C5"]
 [rows.scales.here]
 task = "classification"
 data = "images"
-networks = 4
+networks = [4, 5]
 length = 2
 images = 10
 size = [32, 32]
@@ -47,6 +47,7 @@ image_size = 32
 image_count = 4
 ranges = [[0, 100], [40, 60]]
 seeds = [0, 1]
+repeated = 4
 differs = "everything"
 
 [rows.scales.paper]
@@ -153,7 +154,10 @@ def test_a_table_is_run_row_by_row_and_goes_on_where_it_stopped(arguments, train
         assert line[3] == f"{check.predictor('the distance').spearman:+.2f}"
         assert float(line[6]) == pytest.approx(check.reach, abs=0.006)
     assert "Differs from the paper: everything." in page
-    assert len(trained) == len({*trained}) == len(report.rank_checks["all together"].networks) * 2
+    assert [len(check.networks) for check in report.rank_checks.values()][:2] == [4, 5]
+    together = report.rank_checks["all together"].networks
+    assert len(trained) == len({*trained}) == sum(len(each.values) for each in together)
+    assert {len(each.values) for each in together} == {1, 2}
     values = json.loads((tmp_path / "out" / "table.json").read_text())["rows"]["classifier"]
     assert values["checks"] == json.loads(
         json.dumps({name: each.to_json() for name, each in report.rank_checks.items()})
@@ -326,9 +330,9 @@ def test_hours_are_those_of_a_step_that_was_measured_here(arguments, monkeypatch
     assert [size for _, size in asked] == [(32, 32), (96, 96)]
     for (arch, size), mean in zip(asked, means, strict=True):
         assert cost.flops(arch, size) == pytest.approx(mean, rel=0.05)
-    # Ten images for each of eight networks and two seeds, and of four networks and one.
+    # Ten images for each of nine networks, of which eight have two seeds, and of four networks and one.
     assert re.search(
-        r"classifier: 16 fine-tunings .*; 1.6 hours of .*, from a step that was measured, for the", printed
+        r"classifier: 17 fine-tunings .*; 1.7 hours of .*, from a step that was measured, for the", printed
     )
     assert re.search(r"detector: 4 fine-tunings .*; 0.4 hours of", printed)
 
@@ -367,6 +371,7 @@ def test_every_recipe_that_comes_with_the_package_names_what_there_is(name):
     [
         (("length = 2\n", ""), "row 1 of .*, here has no entry 'length'"),
         (("length = 2\n", "length = 2\nlengths = 3\n"), "has an entry 'lengths'; expected task, data"),
+        (("networks = [4, 5]\n", "networks = [4]\n"), "row 1 of .* has 1 numbers of networks and 2 ranges; expected a"),
         (('title = "A table"\n', "title = \n"), "is not TOML"),
         (('kind = "ranking"', 'kind = "rankings"'), "of the kind 'rankings'; expected ranking or picks"),
     ],

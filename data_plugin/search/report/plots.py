@@ -48,9 +48,8 @@ def choice_plot(report: SearchReport) -> str:
 
 def rank_plot(check: RankCheck) -> str:
     """What fine-tuned networks come to, by everything that ranks them, a panel each; bars are the seeds' range."""
-    values = np.array([network.values for network in check.networks])
-    means = values.mean(axis=1)
-    spread = np.abs(np.stack([values.min(axis=1), values.max(axis=1)]) - means)
+    means = np.array([network.mean for network in check.networks])
+    spread = np.abs(np.array([(min(each.values), max(each.values)) for each in check.networks]).T - means)
     names = list(check.networks[0].predictors)
     plot = figure(2.8)
     for axes, name in zip(plot.subplots(1, len(names), sharey=True), names, strict=True):

@@ -24,7 +24,7 @@ class Ranked:
     Args:
         arch: the network.
         predictors: what it was ranked by before, by name.
-        values: the metric in percent, by seed.
+        values: the metric in percent, by seed; some networks may have that of the first seed alone.
     """
 
     arch: Arch
@@ -62,7 +62,7 @@ class RankCheck:
     Args:
         metric: the figure that counts, of those that the framework gives.
         length: of every training, in words.
-        seeds: the seeds of every network's trainings.
+        seeds: the seeds of trainings.
         agreement: how far two seeds rank the networks alike; None where that is not known.
         reach: what a ranking without any error can be expected to come to; None where that is not known.
         predictors: the distance, its rivals, and chance.
