@@ -135,11 +135,11 @@ def budgets_of(space: SearchSpace, experiment: Experiment) -> list[Budget]:
     return found
 
 
-def _searched(row: Row, experiment: Experiment, supernet: str, data: Path, out: Path) -> Search:
-    """The row's search, finished."""
+def search_options(row: Row, experiment: Experiment, supernet: str, data: Path, out: Path) -> SearchOptions:
+    """What a row's search is asked for; see :func:`run_row`."""
     classifies = experiment.task == "classification"
     folder = data / experiment.data
-    options = SearchOptions(
+    return SearchOptions(
         config=str(folder / "train") if classifies else experiment.config,
         supernet=supernet,
         out=out,
@@ -155,6 +155,11 @@ def _searched(row: Row, experiment: Experiment, supernet: str, data: Path, out: 
         resume=True,
         options=tuple(experiment.options),
     )
+
+
+def _searched(row: Row, experiment: Experiment, supernet: str, data: Path, out: Path) -> Search:
+    """The row's search, finished."""
+    options = search_options(row, experiment, supernet, data, out)
     search = finished_search(options) or run_search(options)
     if search is None:
         raise UserError("a table is reproduced by one process; give rows of it to several jobs with --rows instead")

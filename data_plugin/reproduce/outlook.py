@@ -16,6 +16,7 @@ from data_plugin.reproduce.experiment import budgets_of
 from data_plugin.reproduce.recipe import Experiment, Row, Scale
 from data_plugin.space import cost
 from data_plugin.space.arch import Arch
+from data_plugin.space.resolution import Resolution
 from data_plugin.space.search_space import SearchSpace
 from data_plugin.utils.errors import UserError
 
@@ -45,7 +46,8 @@ class Outlook:
         networks: networks that are fine-tuned, over all ranges.
         trainings: fine-tunings, over all seeds.
         length: of each, in words.
-        hours: of the backbones forwards and backwards, at output stride 32.
+        hours: of the backbones forwards and backwards, at the config's strides and dilations; those of a RoI head, a
+            neck and other heads are not in it, and can be more.
         clock: where these hours are from, in words.
         missing: what is not there, a sentence each.
     """
@@ -78,7 +80,7 @@ def outlook(kind: str, row: Row, experiment: Experiment, scale: Scale, space: Se
     trainings = sum(networks) + again * (len(experiment.seeds) - 1)
     size = (experiment.size[0], experiment.size[1])
     within = space.table[np.any([budget.fits(space.table, {"flops": cost.flops}) for budget in budgets], axis=0)]
-    seconds, clock = _seconds(within, size, scale)
+    seconds, clock = _seconds(within, size, scale, _resolution(experiment))
     return Outlook(
         row=row.name,
         networks=sum(networks),
@@ -91,16 +93,17 @@ def outlook(kind: str, row: Row, experiment: Experiment, scale: Scale, space: Se
 
 
 @cache
-def step_seconds(arch: Arch, size: tuple[int, int], device: torch.device) -> float:
+def step_seconds(arch: Arch, size: tuple[int, int], device: torch.device, resolution: Resolution) -> float:
     """Seconds that a backbone takes forwards and backwards for each image of a batch, the median of a few steps.
 
     Args:
         arch: its architecture.
         size: height and width of the images in pixels.
         device: where.
+        resolution: its strides and dilations.
     """
     images = min(max(2, PIXELS // (size[0] * size[1])), 64)
-    network = DATAResNet(arch).to(device).train()
+    network = DATAResNet(arch, **resolution.options()).to(device).train()
     batch = torch.randn(images, 3, *size, device=device)
 
     def step() -> float:
@@ -114,15 +117,26 @@ def step_seconds(arch: Arch, size: tuple[int, int], device: torch.device) -> flo
     return float(np.median([step() for _ in range(STEPS)])) / images
 
 
-def _seconds(table: np.ndarray, size: tuple[int, int], scale: Scale) -> tuple[float, str]:
+def _resolution(experiment: Experiment) -> Resolution:
+    """At which strides and dilations backbones run; those of pre-training if the framework that says so is missing."""
+    if not experiment.config:
+        return Resolution()
+    try:
+        framework = find_framework(experiment.framework, experiment.config, experiment.task)
+    except UserError:  # said among what is missing
+        return Resolution()
+    return framework.open(experiment.config, experiment.options).resolution
+
+
+def _seconds(table: np.ndarray, size: tuple[int, int], scale: Scale, resolution: Resolution) -> tuple[float, str]:
     """Seconds that an image takes in a network of the table's mean cost, and where that is from."""
-    flops = cost.flops(table, size)
+    flops = cost.flops(table, size, resolution.strides)
     if torch.cuda.is_available() or scale == SUITS_CPU:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         mean = Arch.from_row(table[np.abs(flops - flops.mean()).argmin()].tolist())
         threads = torch.get_num_threads()
         name = torch.cuda.get_device_name() if device.type == "cuda" else f"{threads} CPU thread{'s' * (threads > 1)}"
-        return step_seconds(mean, size, device), f"{name}, from a step that was measured"
+        return step_seconds(mean, size, device, resolution), f"{name}, from a step that was measured"
     # A backward pass counts as two forward ones, and a multiply-accumulate is two operations.
     return float(2 * 3 * flops.mean()) / (PEAK * UTILISED), "an H100, computed, not measured"
 

@@ -2,7 +2,9 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from data_plugin.reproduce.recipe import RECIPES, Experiment, read_table
 from data_plugin.reproduce.run import foresee, open_table
 from data_plugin.search.taps import check_taps
 from data_plugin.space import cost
+from data_plugin.space.resolution import Resolution
 from data_plugin.supernet.checkpoint import save_supernet
 from data_plugin.tools import reproduce
 
@@ -129,7 +132,8 @@ def trained(monkeypatch) -> list[Path]:
     monkeypatch.setattr("data_plugin.ranking.classified.train_each", classifiers)
     monkeypatch.setattr("data_plugin.ranking.searched.finetune_each", detectors)
     monkeypatch.setattr("data_plugin.search.prepared.config_task", random_detector)
-    monkeypatch.setattr("data_plugin.reproduce.outlook.find_framework", lambda *_: None)
+    framework = SimpleNamespace(open=random_detector)
+    monkeypatch.setattr("data_plugin.reproduce.outlook.find_framework", lambda *_: framework)
     monkeypatch.setattr("data_plugin.search.downstream.spare_cores", lambda: 0)
     return runs
 
@@ -319,7 +323,7 @@ def test_hours_are_computed_for_every_step_where_there_is_no_gpu(recipe, data, t
 def test_hours_are_those_of_a_step_that_was_measured_here(arguments, monkeypatch, capsys):
     asked = []
 
-    def seconds(arch, size, device):
+    def seconds(arch, size, device, resolution):
         asked.append((arch, size))
         return 36.0
 
@@ -338,8 +342,23 @@ def test_hours_are_those_of_a_step_that_was_measured_here(arguments, monkeypatch
 
 
 def test_a_step_takes_longer_where_there_is_more_to_compute():
-    small, large = (step_seconds(arch, (64, 64), torch.device("cpu")) for arch in (SPACE.smallest, SPACE.largest))
+    small, large = (
+        step_seconds(arch, (64, 64), torch.device("cpu"), Resolution()) for arch in (SPACE.smallest, SPACE.largest)
+    )
     assert 0 < small < large
+
+
+def test_hours_are_at_the_strides_of_the_config(recipe, data, tmp_path, monkeypatch):
+    """A segmenter's last stages run on larger maps than a classifier's."""
+    dilated = Resolution((1, 2, 1, 1), (1, 1, 2, 4))
+    segmenter = SimpleNamespace(open=lambda *_: replace(random_detector(), resolution=dilated))
+    asked = []
+    monkeypatch.setattr("data_plugin.reproduce.outlook.find_framework", lambda *_: segmenter)
+    monkeypatch.setattr("data_plugin.reproduce.outlook.step_seconds", lambda *given: asked.append(given) or 1.0)
+    foresee(open_table(str(recipe), "here", data, tmp_path / "out"))
+    assert [resolution for *_, resolution in asked] == [Resolution(), dilated]
+    mean = cost.flops(SPACE.table, (96, 96), dilated.strides).mean()
+    assert cost.flops(asked[1][0], (96, 96), dilated.strides) == pytest.approx(mean, rel=0.05)
 
 
 def test_ranges_are_between_percentiles_of_the_spaces_cost():
