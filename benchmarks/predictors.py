@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ from data_plugin.search.report.rank_check import RankCheck
 from data_plugin.search.searcher import Searcher
 from data_plugin.space.arch import Arch
 
-TAPS = ("C2", "C3", "C4", "C5", "z")
+MAPS, EMBEDDINGS = ("C2", "C3", "C4", "C5"), ("z",)
 SETS = ("C5", "C4 C5", "C2 C3 C4 C5", "z")
 """What the paper compares, in its Table 9."""
 
@@ -51,13 +52,14 @@ Distances = Mapping[str, np.ndarray]
 def measured(prepared: PreparedSearch, archs: Sequence[Arch], kept: Path) -> dict[str, Distances]:
     """The networks' distances in each way, which are kept in a file."""
     found = json.loads(kept.read_text()) if kept.is_file() else {}
-    taps = [tap for tap in TAPS if tap != "z" or prepared.supernet.heads]
+    supernet = prepared.supernet.at(torch.device("cpu"), **prepared.downstream.resolution.options())
     for way, options in {"": {}, **WAYS}.items():
         if way not in found:
-            supernet = prepared.supernet.at(torch.device("cpu"), **prepared.downstream.resolution.options())
-            result = Searcher(supernet, taps, **options).measure(archs, prepared.batches)
-            order = [result.index[arch] for arch in archs]
-            found[way] = {name: tap.scores[order].tolist() for name, tap in result.taps.items()}
+            found[way] = {}
+            for taps in (MAPS, EMBEDDINGS) if prepared.supernet.heads else (MAPS,):
+                result = Searcher(supernet, taps, **options).measure(archs, prepared.batches)
+                order = [result.index[arch] for arch in archs]
+                found[way] |= {name: tap.scores[order].tolist() for name, tap in result.taps.items()}
             kept.write_text(json.dumps(found) + "\n")
     return {way: {tap: np.array(scores) for tap, scores in taps.items()} for way, taps in found.items()}
 
@@ -73,7 +75,7 @@ def predictors(
         archs: the networks.
     """
     plain = ways[""]
-    sets = dict.fromkeys([" ".join(own), *SETS, *(tap for tap in TAPS)])
+    sets = dict.fromkeys([" ".join(own), *SETS, *MAPS])
     for name in sets:
         taps = name.split()
         if all(tap in plain for tap in taps):
@@ -115,9 +117,15 @@ def main() -> None:
         report = finished_row("ranking", out / name)
         if report is None:
             continue
-        options = search_options(row, experiment, opened.supernet_of(experiment) or "", opened.data, out / name)
+        # A search that is only got ready writes nothing into its folder, which has to be a new one.
+        new = out / name / "predictors"
+        options = search_options(row, experiment, opened.supernet_of(experiment) or "", opened.data, new)
         archs = list(dict.fromkeys(each.arch for check in report.rank_checks.values() for each in check.networks))
-        ways = measured(prepare(options), archs, out / name / "predictors.json")
+        ways = measured(prepare(replace(options, resume=False)), archs, out / name / "predictors.json")
+        before = dict(zip(report.candidates.archs, report.candidates.scores.tolist(), strict=True))
+        again = np.sum([ways[""][tap] for tap in row.taps], axis=0)
+        apart = max(abs(again / [before[arch] for arch in archs] - 1))
+        print(f"from the search's own distances these differ by {apart:.1e}")
         for budget, check in report.rank_checks.items():
             metric = np.array([each.mean for each in check.networks])
             spread = f"{check.metric} {metric.min():.1f} to {metric.max():.1f}"
