@@ -64,40 +64,36 @@ def measured(prepared: PreparedSearch, archs: Sequence[Arch], kept: Path) -> dic
     return {way: {tap: np.array(scores) for tap, scores in taps.items()} for way, taps in found.items()}
 
 
-def predictors(
-    own: Sequence[str], ways: Mapping[str, Distances], archs: Sequence[Arch]
-) -> Iterator[tuple[str, np.ndarray]]:
-    """What each way says of the networks, more is better: its name and (N,).
+def predictors(own: Sequence[str], ways: Mapping[str, Distances], archs: Sequence[Arch]) -> dict[str, np.ndarray]:
+    """What each way says of the networks by its name, more is better, (N,).
 
     Args:
         own: the taps that the task reads.
         ways: distances of these networks.
         archs: the networks.
     """
-    plain = ways[""]
+    plain, found = ways[""], {}
     sets = dict.fromkeys([" ".join(own), *SETS, *MAPS])
     for name in sets:
         taps = name.split()
         if all(tap in plain for tap in taps):
-            yield name, -np.sum([plain[tap] for tap in taps], axis=0)
+            found[name] = -np.sum([plain[tap] for tap in taps], axis=0)
             if len(taps) > 1:
-                yield f"{name}, each by its spread", -np.sum([plain[tap] / plain[tap].std() for tap in taps], axis=0)
-    distance = -np.sum([plain[tap] for tap in own], axis=0)
+                found[f"{name}, each by its spread"] = -np.sum([plain[tap] / plain[tap].std() for tap in taps], axis=0)
+    reads = " ".join(own)
     for way in WAYS:
-        yield f"{' '.join(own)}, {way}", -np.sum([ways[way][tap] for tap in own], axis=0)
+        found[f"{reads}, {way}"] = -np.sum([ways[way][tap] for tap in own], axis=0)
     costs = {name: np.array([of(arch) for arch in archs]) for name, of in RIVALS.items()}
     for name in ("FLOPs", "parameters"):
-        yield f"{' '.join(own)} and {name}", rankdata(distance) + rankdata(costs[name])
-    yield from costs.items()
+        found[f"{reads} and {name}"] = rankdata(found[reads]) + rankdata(costs[name])
+    return {**found, **costs}
 
 
-def described(own: Sequence[str], ways: Mapping[str, Distances], check: RankCheck) -> Iterator[str]:
-    """A line for everything that ranks the networks of a check, of whose distances ``ways`` is."""
-    metric = np.array([each.mean for each in check.networks])
-    for name, says in predictors(own, ways, [each.arch for each in check.networks]):
-        low, high = bootstrap_interval(says, metric)
-        first = picked(says, metric)
-        yield f"| {name} | {spearman(says, metric):+.2f} | {low:+.2f} to {high:+.2f} | {first:.1f} |"
+def described(says: Mapping[str, np.ndarray], metric: np.ndarray) -> Iterator[str]:
+    """A line for everything that ranks networks, (N,) each, and what it comes to by their metric, (N,)."""
+    for name, each in says.items():
+        low, high = bootstrap_interval(each, metric)
+        yield f"| {name} | {spearman(each, metric):+.2f} | {low:+.2f} to {high:+.2f} | {picked(each, metric):.1f} |"
 
 
 def of_check(ways: Mapping[str, Distances], archs: Sequence[Arch], check: RankCheck) -> dict[str, Distances]:
@@ -117,11 +113,11 @@ def main() -> None:
         report = finished_row("ranking", out / name)
         if report is None:
             continue
-        # A search that is only got ready writes nothing into its folder, which has to be a new one.
-        new = out / name / "predictors"
-        options = search_options(row, experiment, opened.supernet_of(experiment) or "", opened.data, new)
+        options = search_options(row, experiment, opened.supernet_of(experiment) or "", opened.data, out / name)
+        # What is only got ready writes nothing, and asks for a folder that holds nothing.
+        prepared = prepare(replace(options, out=out / name / "predictors", resume=False))
         archs = list(dict.fromkeys(each.arch for check in report.rank_checks.values() for each in check.networks))
-        ways = measured(prepare(replace(options, resume=False)), archs, out / name / "predictors.json")
+        ways = measured(prepared, archs, out / name / "predictors.json")
         before = dict(zip(report.candidates.archs, report.candidates.scores.tolist(), strict=True))
         again = np.sum([ways[""][tap] for tap in row.taps], axis=0)
         apart = max(abs(again / [before[arch] for arch in archs] - 1))
@@ -133,9 +129,8 @@ def main() -> None:
             if check.reach is not None:
                 print(f"seeds allow {check.reach:+.2f}")
             print("\n| ranked by | Spearman | at 95 % | its pick |\n| --- | --- | --- | --- |")
-            of = of_check(ways, archs, check)
-            print("\n".join(described(row.taps, of, check)), flush=True)
-            says = dict(predictors(row.taps, of, [each.arch for each in check.networks]))
+            says = predictors(row.taps, of_check(ways, archs, check), [each.arch for each in check.networks])
+            print("\n".join(described(says, metric)), flush=True)
             picks.setdefault(budget, {})[f"{name}, {check.metric}"] = {
                 taps: picked(says[taps], metric) for taps in SETS if taps in says
             } | {"mean of all": float(metric.mean()), "best": float(metric.max())}

@@ -76,7 +76,7 @@ class RankCheckPlan:
 def plan_rank_check(
     report: SearchReport,
     budgets: Sequence[str] | None = None,
-    networks: int = 16,
+    networks: int | Mapping[str, int] = 16,
     seeds: Sequence[int] = (0, 1),
     repeated: int | None = None,
 ) -> RankCheckPlan:
@@ -85,26 +85,29 @@ def plan_rank_check(
     Args:
         report: the search's.
         budgets: names of some of its budgets; None takes all.
-        networks: how many networks of every budget: its closest one, and others at random that are spread over its
-            candidates by their FLOPs.
+        networks: how many networks of every budget, one number or one by its name: its closest one, and others at
+            random that are spread over its candidates by their FLOPs.
         seeds: the framework's seeds.
         repeated: how many networks of every budget are trained with each seed, from the cheapest to the dearest; the
             others are with the first alone. None trains all with each.
 
     Raises:
-        UserError: if a budget is none of the search, there are too few networks, or a seed comes twice.
+        UserError: if a budget is none of the search, there are too few networks, of all or of those with each seed, or
+            a seed comes twice.
     """
     chosen = list(report.budgets if budgets is None else dict.fromkeys(budgets))
     unknown = [name for name in chosen if name not in report.budgets]
     if unknown:
         raise UserError(f"the search has no budget {unknown[0]!r}; expected some of {', '.join(report.budgets)}")
-    if networks < FEWEST:
-        raise UserError(f"{networks} networks were asked for; expected {FEWEST} at least, and better 16 or more")
+    counts = dict.fromkeys(chosen, networks) if isinstance(networks, int) else networks
+    fewest = min(counts[name] for name in chosen)
+    if fewest < FEWEST:
+        raise UserError(f"{fewest} networks were asked for; expected {FEWEST} at least, and better 16 or more")
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"the seeds are {' '.join(map(str, seeds)) or 'none'}; expected one at least, each once")
     if repeated is not None and repeated < FEWEST:
         raise UserError(f"{repeated} networks were asked for with all seeds; expected {FEWEST} at least, or 8 or more")
-    within = {name: _spread(report, name, networks) for name in chosen}
+    within = {name: _spread(report, name, counts[name]) for name in chosen}
     again = {arch for archs in within.values() for arch in _evenly(archs, repeated or len(archs))}
     return RankCheckPlan(within, list(seeds), again)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from data_plugin.frameworks.finetuned import Finetuned
 from data_plugin.ranking.classified import LabelledImages
-from data_plugin.ranking.rank_check import FOLDER, RankCheckPlan, check_ranking, plan_rank_check
+from data_plugin.ranking.rank_check import FOLDER, check_ranking, plan_rank_check
 from data_plugin.ranking.rivals import finetune_rivals
 from data_plugin.reproduce.recipe import Experiment, Row
 from data_plugin.search.finished import finished_search
@@ -83,15 +83,8 @@ def _ranked(
     if labelled is None:
         # Beside the pick what one would take without a search, and ResNet-50's shape from random weights.
         search = finetune_rivals(search, experiment.length, tell)
-    plans = [
-        plan_rank_check(search.report, [budget], networks, experiment.seeds, experiment.repeated)
-        for budget, networks in zip(search.report.budgets, experiment.networks_of, strict=True)
-    ]
-    plan = RankCheckPlan(
-        {budget: archs for each in plans for budget, archs in each.networks.items()},
-        experiment.seeds,
-        {arch for each in plans for arch in each.repeated},
-    )
+    networks = dict(zip(search.report.budgets, experiment.networks_of, strict=True))
+    plan = plan_rank_check(search.report, None, networks, experiment.seeds, experiment.repeated)
     resume = (search.out / FOLDER).is_dir()
     return check_ranking(search, plan, experiment.length, labelled=labelled, resume=resume, done=tell)
 

@@ -168,7 +168,7 @@ def _filled(kind: type, values: Mapping[str, Any], where: str) -> Any:
     found = kind(**values)
     if kind is Experiment and len(found.networks_of) != len(found.ranges):
         raise UserError(
-            f"{where} has {len(found.networks_of)} numbers of networks and {len(found.ranges)} ranges; expected a "
-            "number each, or one for all"
+            f"{where} has networks = {found.networks} and {len(found.ranges)} ranges; expected a number for each, "
+            "or one for all"
         )
     return found

@@ -65,6 +65,8 @@ def write_table(
         }
     for name, (_, experiment, report, seconds) in found.items():
         seeds = " ".join(map(str, experiment.seeds))
+        if table.kind == "ranking" and experiment.repeated is not None:
+            seeds += f", those after the first for {experiment.repeated} networks a range"
         lines += [
             "",
             f"## {name}",
